@@ -1,0 +1,1 @@
+//! Placeholder with the names that other crates lean on; the body follows.

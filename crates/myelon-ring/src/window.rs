@@ -1,0 +1,213 @@
+//! The window of a rank: the memory that its peers may write, and where each ring lies in it.
+
+use crate::error::RingError;
+use crate::words::{LINE, MOVEMENTS, Movement, RANKS_MAX, ROLES, RingConfig, Role, TRAILER_BYTES};
+
+/// Where the words and slots of one rank's window lie; the same on every rank.
+///
+/// | part | shape | written by | read by |
+/// |---|---|---|---|
+/// | abort word | one line | anybody who gives up | this rank |
+/// | cursors | `[role][lane]` u64 | this rank, at the end of a call | this rank, at the start of the next |
+/// | gating | `[movement][lane][place]` lines | the consumer, remotely | this rank as producer |
+/// | sequence | `[movement][lane][place][capacity]` u64, padded to lines | the producer, remotely | this rank as consumer |
+/// | data | `[movement][lane][place][capacity][slot_bytes]` | the producer, remotely | this rank as consumer |
+///
+/// `place` counts the peers of a rank, which leaves itself out: see [`WindowLayout::place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowLayout {
+    ranks: usize,
+    lanes: usize,
+    capacity: usize,
+    slot_bytes: usize,
+}
+
+impl WindowLayout {
+    /// Lays out a window for `lanes` lanes whose slots carry up to `piece_bytes` bytes of payload.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`] where `ranks` is not in `2..=8`, `lanes` is zero, `capacity` is no power of two,
+    /// or `piece_bytes` is zero or no multiple of 16. Nothing has been allocated.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_ring::WindowLayout;
+    ///
+    /// let window = WindowLayout::new(8, 16, 4, 16 << 10)?;
+    /// assert_eq!(window.slot_bytes(), (16 << 10) + 128); // the payload and its trailer
+    /// assert!(window.bytes() < 16 << 20);
+    /// # Ok::<(), myelon_ring::RingError>(())
+    /// ```
+    pub fn new(ranks: usize, lanes: usize, capacity: usize, piece_bytes: usize) -> Result<Self, RingError> {
+        if !(2..=RANKS_MAX).contains(&ranks) {
+            return Err(RingError::Ranks { ranks });
+        }
+        if lanes == 0 {
+            return Err(RingError::NoLanes);
+        }
+        if !capacity.is_power_of_two() || capacity > i32::MAX as usize {
+            return Err(RingError::Capacity { capacity });
+        }
+        if piece_bytes == 0 || !piece_bytes.is_multiple_of(16) || piece_bytes > (i32::MAX as usize) / 2 {
+            return Err(RingError::SlotBytes { slot_bytes: piece_bytes });
+        }
+        let slot_bytes = piece_bytes.next_multiple_of(LINE) + TRAILER_BYTES;
+        Ok(Self { ranks, lanes, capacity, slot_bytes })
+    }
+
+    /// Number of ranks.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    /// Lanes that the window has.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Slots a ring.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes from one slot to the next: the payload rounded up to a line, and the trailer's line.
+    pub fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    /// The place of `peer` among the peers of `rank`, from 0 to `ranks - 2`.
+    pub fn place(&self, rank: usize, peer: usize) -> usize {
+        debug_assert!(rank != peer && rank < self.ranks && peer < self.ranks);
+        if peer < rank { peer } else { peer - 1 }
+    }
+
+    fn edges(&self) -> usize {
+        MOVEMENTS * self.lanes * (self.ranks - 1)
+    }
+
+    fn edge(&self, movement: Movement, lane: usize, rank: usize, peer: usize) -> usize {
+        (movement as usize * self.lanes + lane) * (self.ranks - 1) + self.place(rank, peer)
+    }
+
+    fn sequence_bytes(&self) -> usize {
+        (self.capacity * size_of::<u64>()).next_multiple_of(LINE)
+    }
+
+    /// Offset of the abort word.
+    pub fn abort_offset(&self) -> usize {
+        0
+    }
+
+    /// Offset of the cursors.
+    pub fn cursor_offset(&self) -> usize {
+        LINE
+    }
+
+    /// Offset of the cursor of `role` in `lane`: the sequence that its next slot will have.
+    pub fn cursor(&self, role: Role, lane: usize) -> usize {
+        self.cursor_offset() + (role as usize * self.lanes + lane) * size_of::<u64>()
+    }
+
+    /// Offset of the gating words.
+    pub fn gating_offset(&self) -> usize {
+        self.cursor_offset() + (ROLES * self.lanes * size_of::<u64>()).next_multiple_of(LINE)
+    }
+
+    /// Offset of the sequence words.
+    pub fn sequence_offset(&self) -> usize {
+        self.gating_offset() + self.edges() * LINE
+    }
+
+    /// Offset of the slots.
+    pub fn data_offset(&self) -> usize {
+        self.sequence_offset() + self.edges() * self.sequence_bytes()
+    }
+
+    /// Bytes of the whole window.
+    pub fn bytes(&self) -> usize {
+        self.data_offset() + self.edges() * self.capacity * self.slot_bytes
+    }
+
+    /// The ring from `source` to `destination`, given the addresses of all windows.
+    ///
+    /// The slots and their sequence lie in the destination's window, the gating word in the source's.
+    pub fn ring(
+        &self,
+        windows: &[u64],
+        movement: Movement,
+        lane: usize,
+        source: usize,
+        destination: usize,
+    ) -> RingConfig {
+        let inbound = self.edge(movement, lane, destination, source);
+        let outbound = self.edge(movement, lane, source, destination);
+        RingConfig {
+            capacity: self.capacity as i32,
+            slot_bytes: self.slot_bytes as i32,
+            sequence: windows[destination] + (self.sequence_offset() + inbound * self.sequence_bytes()) as u64,
+            gating: windows[source] + (self.gating_offset() + outbound * LINE) as u64,
+            data: windows[destination] + (self.data_offset() + inbound * self.capacity * self.slot_bytes) as u64,
+        }
+    }
+
+    /// The words of a fresh window, up to [`WindowLayout::data_offset`]; the slots may hold anything.
+    ///
+    /// Cursors and gating stand at `first`, every sequence word at `first - 1`: nothing published yet.
+    /// `first` is 0 in practice, and near the wrap in tests.
+    pub fn initial_words(&self, first: u64) -> Vec<u64> {
+        let word = size_of::<u64>();
+        let mut words = vec![0; self.data_offset() / word];
+        let cursors = self.cursor_offset() / word;
+        words[cursors..cursors + ROLES * self.lanes].fill(first);
+        words[self.gating_offset() / word..self.sequence_offset() / word].fill(first);
+        words[self.sequence_offset() / word..].fill(first.wrapping_sub(1));
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_do_not_overlap_and_end_with_the_window() {
+        for ranks in 2..=8 {
+            let layout = WindowLayout::new(ranks, 3, 4, 48).unwrap();
+            let windows: Vec<u64> = (0..ranks as u64).map(|r| r << 32).collect();
+            let mut spans = Vec::new();
+            for movement in [Movement::Scatter, Movement::Gather] {
+                for lane in 0..3 {
+                    for source in 0..ranks {
+                        for destination in (0..ranks).filter(|&d| d != source) {
+                            let ring = layout.ring(&windows, movement, lane, source, destination);
+                            spans.push((ring.data, layout.capacity() as u64 * ring.slot_bytes as u64));
+                            spans.push((ring.sequence, LINE as u64));
+                            spans.push((ring.gating, LINE as u64));
+                            assert_eq!(ring.sequence >> 32, destination as u64);
+                            assert_eq!(ring.gating >> 32, source as u64);
+                        }
+                    }
+                }
+            }
+            spans.sort_unstable();
+            for pair in spans.windows(2) {
+                assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+            }
+            let (start, bytes) = spans[spans.len() - 1];
+            assert_eq!((start + bytes) & 0xffff_ffff, layout.bytes() as u64);
+        }
+    }
+
+    #[test]
+    fn bad_shapes_are_refused() {
+        assert_eq!(WindowLayout::new(1, 1, 4, 16), Err(RingError::Ranks { ranks: 1 }));
+        assert_eq!(WindowLayout::new(9, 1, 4, 16), Err(RingError::Ranks { ranks: 9 }));
+        assert_eq!(WindowLayout::new(2, 0, 4, 16), Err(RingError::NoLanes));
+        assert_eq!(WindowLayout::new(2, 1, 3, 16), Err(RingError::Capacity { capacity: 3 }));
+        assert_eq!(WindowLayout::new(2, 1, 0, 16), Err(RingError::Capacity { capacity: 0 }));
+        assert_eq!(WindowLayout::new(2, 1, 4, 24), Err(RingError::SlotBytes { slot_bytes: 24 }));
+        assert_eq!(WindowLayout::new(2, 1, 4, 0), Err(RingError::SlotBytes { slot_bytes: 0 }));
+    }
+}

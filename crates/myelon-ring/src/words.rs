@@ -1,0 +1,215 @@
+//! The words that Rust and the kernels share, defined once on this side.
+//!
+//! `kernels/include/myelon/words.cuh` holds the same structures; both sides assert sizes and offsets
+//! when they are compiled, and `tests/tests/words.rs` compares the two tables. Addresses are plain
+//! `u64`, because the same words are read by a GPU, by host threads and by tests.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Bytes of the line that keeps words of different writers apart, on the GPU's L2 and on CPUs that
+/// prefetch lines in pairs.
+pub const LINE: usize = 128;
+
+/// The largest number of ranks in a communicator: the GPUs of one NVLink node.
+pub const RANKS_MAX: usize = 8;
+
+/// Bytes at the end of each collective slot that hold its [`Trailer`], a line of their own.
+pub const TRAILER_BYTES: usize = LINE;
+
+/// One ring, as both of its ends see it: the names and the widths are the harness's.
+///
+/// | field | where it lies | who writes it |
+/// |---|---|---|
+/// | `sequence` | `[capacity]` u64 in the consumer's memory | producer |
+/// | `gating` | one u64 in the producer's memory | consumer |
+/// | `data` | `[capacity][slot_bytes]` in the consumer's memory | producer |
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct RingConfig {
+    /// Slots in the ring, a power of two.
+    pub capacity: i32,
+    /// Bytes from one slot to the next, a multiple of 16; slots of the collectives start on a line.
+    pub slot_bytes: i32,
+    /// Address of the sequence words, one u64 a slot.
+    pub sequence: u64,
+    /// Address of the gating word.
+    pub gating: u64,
+    /// Address of the first slot.
+    pub data: u64,
+}
+
+/// What the producer writes behind the payload of a slot: which call the slot belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Trailer {
+    /// The call word of the producer's operation; the consumer compares it with its own.
+    pub call: u64,
+    /// Keeps the trailer at one 16-byte vector; zero.
+    pub reserved: u64,
+}
+
+/// The two movements of an all-reduce; each has rings of its own.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Movement {
+    /// Each rank sends to each owner the piece that the owner will sum.
+    Scatter = 0,
+    /// Each owner sends its sum to everybody.
+    Gather = 1,
+}
+
+/// The three jobs of a lane; each is a worker (a block on a GPU) and has a cursor of its own.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Produces the scatter rings from the input.
+    Scatter = 0,
+    /// Consumes the scatter rings, sums, stores its own piece and produces the gather rings.
+    Reduce = 1,
+    /// Consumes the gather rings into the output.
+    Gather = 2,
+}
+
+/// Number of [`Role`]s.
+pub const ROLES: usize = 3;
+/// Number of [`Movement`]s.
+pub const MOVEMENTS: usize = 2;
+
+/// Why a kernel gave up; see [`Fault::code`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultCode {
+    /// Nothing happened.
+    None = 0,
+    /// The deadline passed while waiting for a slot or for credit.
+    Stalled = 1,
+    /// A slot belongs to another call than this rank's.
+    Disagreement = 2,
+    /// A sequence word is beyond what the protocol allows: memory was overwritten.
+    Protocol = 3,
+    /// A peer gave up and told this rank to stop.
+    Aborted = 4,
+}
+
+/// What a rank waited for when it gave up; see [`Fault::waiting_for`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingFor {
+    /// A slot of a scatter ring.
+    ScatterSlot = 0,
+    /// Credit of a scatter ring.
+    ScatterCredit = 1,
+    /// A slot of a gather ring.
+    GatherSlot = 2,
+    /// Credit of a gather ring.
+    GatherCredit = 3,
+}
+
+/// Who waited for whom when a rank gave up. Lies in host memory that the device writes.
+///
+/// `code` is written last, with release; a reader that sees it other than zero sees the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Fault {
+    /// A [`FaultCode`].
+    pub code: u32,
+    /// The rank that gave up.
+    pub rank: u32,
+    /// The peer it waited for.
+    pub peer: u32,
+    /// The lane it waited in.
+    pub lane: u32,
+    /// A [`WaitingFor`].
+    pub waiting_for: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The sequence (or gating) it needed.
+    pub needed: u64,
+    /// The sequence (or gating) it saw last.
+    pub seen: u64,
+    /// How long it waited, in nanoseconds.
+    pub waited_ns: u64,
+    /// The call word of this rank.
+    pub call: u64,
+    /// The call word of the peer, where a slot of it was seen; else zero.
+    pub call_seen: u64,
+}
+
+/// The average flag of [`AllReduceArgs::flags`]: divide the sum by the ranks before rounding.
+pub const FLAG_AVERAGE: u32 = 1;
+
+/// The one parameter of the all-reduce kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct AllReduceArgs {
+    /// `[ranks]` addresses of the windows, as this rank's device sees them.
+    pub window: [u64; RANKS_MAX],
+    /// Address of the input, in this rank's memory.
+    pub input: u64,
+    /// Address of the output; equal to `input` or apart from it.
+    pub output: u64,
+    /// Bytes of the payload at each rank.
+    pub bytes: u64,
+    /// What is called, in one word; ranks that differ find out in the first slot.
+    pub call: u64,
+    /// Address of this rank's [`Fault`].
+    pub fault: u64,
+    /// How long a wait may take, in nanoseconds.
+    pub deadline_ns: u64,
+    /// Offsets in a window, in bytes: see [`crate::WindowLayout`].
+    pub cursor_offset: u64,
+    /// `[movement][lane][peer place]`, a line each.
+    pub gating_offset: u64,
+    /// `[movement][lane][peer place][capacity]` u64, padded to lines.
+    pub sequence_offset: u64,
+    /// `[movement][lane][peer place][capacity][slot_bytes]`.
+    pub data_offset: u64,
+    /// Place of this rank.
+    pub rank: u32,
+    /// Number of ranks.
+    pub ranks: u32,
+    /// Lanes that this call uses.
+    pub lanes: u32,
+    /// Lanes that the window has.
+    pub lanes_max: u32,
+    /// Blocks a role; block `b` has role `b / workers` and serves lanes `b % workers`, `+ workers`, ...
+    pub workers: u32,
+    /// Slots a ring, a power of two.
+    pub capacity: u32,
+    /// Bytes from one slot to the next, the trailer included.
+    pub slot_bytes: u32,
+    /// Payload bytes that this call puts in a slot at most, a multiple of 16.
+    pub piece_bytes: u32,
+    /// Slots after which credit is returned, at most the capacity.
+    pub credit_batch: u32,
+    /// [`FLAG_AVERAGE`] or zero.
+    pub flags: u32,
+}
+
+macro_rules! shared_layout {
+    ($($type:ident { $($field:ident @ $offset:literal),+ $(,)? } = $size:literal;)+) => {
+        $($(const _: () = assert!(std::mem::offset_of!($type, $field) == $offset);)+
+          const _: () = assert!(size_of::<$type>() == $size);)+
+
+        /// Every shared word as `(type.field, offset)`, and `(type, size)` after its fields.
+        pub const SHARED_LAYOUT: &[(&str, usize)] = &[
+            $($((concat!(stringify!($type), ".", stringify!($field)), $offset),)+
+              (stringify!($type), $size),)+
+        ];
+    };
+}
+
+shared_layout! {
+    RingConfig { capacity @ 0, slot_bytes @ 4, sequence @ 8, gating @ 16, data @ 24 } = 32;
+    Trailer { call @ 0, reserved @ 8 } = 16;
+    Fault {
+        code @ 0, rank @ 4, peer @ 8, lane @ 12, waiting_for @ 16, reserved @ 20, needed @ 24,
+        seen @ 32, waited_ns @ 40, call @ 48, call_seen @ 56,
+    } = 64;
+    AllReduceArgs {
+        window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,
+        cursor_offset @ 112, gating_offset @ 120, sequence_offset @ 128, data_offset @ 136, rank @ 144,
+        ranks @ 148, lanes @ 152, lanes_max @ 156, workers @ 160, capacity @ 164, slot_bytes @ 168,
+        piece_bytes @ 172, credit_batch @ 176, flags @ 180,
+    } = 184;
+}
