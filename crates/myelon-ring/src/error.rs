@@ -1,6 +1,10 @@
-//! What a ring refuses.
+//! What a ring refuses, and why a wait ended without a slot.
 
-/// A ring or window that cannot be made. Nothing has been allocated or written.
+use std::time::Duration;
+
+use crate::words::Movement;
+
+/// A ring, a window or an end of a ring that cannot be made. Nothing has been allocated or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// The number of ranks is out of range.
@@ -33,5 +37,97 @@ pub enum RingError {
         address: u64,
         /// The alignment it needs.
         needed: usize,
+    },
+    /// The memory could not be had.
+    #[error("no memory for {bytes} bytes")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
+    /// Credit can be returned in batches of 1 to the capacity; a larger one would never be returned.
+    #[error("credit is returned in batches of 1 to {capacity} slots, not {credit_batch}")]
+    CreditBatch {
+        /// What was asked for.
+        credit_batch: usize,
+        /// Slots of the ring.
+        capacity: usize,
+    },
+    /// The windows hold no such ring.
+    #[error(
+        "no ring in lane {lane} from rank {source_rank} to rank {destination} of {lanes} lanes and {ranks} ranks"
+    )]
+    NoRing {
+        /// The lane asked for.
+        lane: usize,
+        /// The producer's rank.
+        source_rank: usize,
+        /// The consumer's rank.
+        destination: usize,
+        /// Lanes that there are.
+        lanes: usize,
+        /// Ranks that there are.
+        ranks: usize,
+    },
+    /// Each end of a ring is handed out once.
+    #[error(
+        "the {end} of the {movement:?} ring in lane {lane} from rank {source_rank} to rank {destination} is taken"
+    )]
+    Taken {
+        /// `"producer"` or `"consumer"`.
+        end: &'static str,
+        /// The movement asked for.
+        movement: Movement,
+        /// The lane asked for.
+        lane: usize,
+        /// The producer's rank.
+        source_rank: usize,
+        /// The consumer's rank.
+        destination: usize,
+    },
+}
+
+/// Which counter an end of a ring looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// A slot's sequence word: the consumer waits for it.
+    Sequence,
+    /// The ring's gating word: the producer waits for it.
+    Gating,
+}
+
+impl std::fmt::Display for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Counter::Sequence => "sequence",
+            Counter::Gating => "gating",
+        })
+    }
+}
+
+/// Why there is no slot. Nothing has been published, no credit returned, and the end stands where it stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingFault {
+    /// The deadline passed. The other end is late, stopped or gone; asking again is allowed.
+    #[error("waited {} us: needed {counter} {needed}, saw {seen}", waited.as_micros())]
+    Stalled {
+        /// What was waited for.
+        counter: Counter,
+        /// The value that was needed.
+        needed: u64,
+        /// The value seen last.
+        seen: u64,
+        /// How long the wait took.
+        waited: Duration,
+    },
+    /// A counter is further than the other end can have come: memory was overwritten, or there are
+    /// two ends where one may be. The ring cannot be used any more.
+    #[error("protocol fault: {counter} shows {seen}, beyond {allowed}")]
+    Beyond {
+        /// Which counter.
+        counter: Counter,
+        /// The furthest that it may show.
+        allowed: u64,
+        /// What it shows.
+        seen: u64,
     },
 }

@@ -146,9 +146,11 @@ impl WindowLayout {
         RingConfig {
             capacity: self.capacity as i32,
             slot_bytes: self.slot_bytes as i32,
-            sequence: windows[destination] + (self.sequence_offset() + inbound * self.sequence_bytes()) as u64,
+            sequence: windows[destination]
+                + (self.sequence_offset() + inbound * self.sequence_bytes()) as u64,
             gating: windows[source] + (self.gating_offset() + outbound * LINE) as u64,
-            data: windows[destination] + (self.data_offset() + inbound * self.capacity * self.slot_bytes) as u64,
+            data: windows[destination]
+                + (self.data_offset() + inbound * self.capacity * self.slot_bytes) as u64,
         }
     }
 
