@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The kernels' own source on the host.
+//!
+//! `kernels/src` is compiled twice: for GPUs, and here against `kernels/host/port_host.h`, where one OS
+//! thread stands for one GPU thread. So a test on a laptop runs the text that the GPU runs: its geometry,
+//! its ring protocol, its waits and its arithmetic. What it cannot show is ordering, because the CPU below
+//! is stronger than the GPU's memory model.
+//!
+//! * [`HostRanks`] holds the windows of all ranks in heap memory and launches a kernel on every rank.
+//! * [`layout`] is what the C++ side takes the shared words to be, and [`kernel_piece`], [`kernel_ring`]
+//!   what it takes the geometry to be.
+
+mod ffi;
+mod launch;
+
+pub use ffi::{bf16_from_f32, f16_from_f32, f32_from_f16, kernel_piece, kernel_ring, layout};
+pub use launch::{HostRanks, KernelCall, Operands, Shape};

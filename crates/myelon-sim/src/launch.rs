@@ -1,0 +1,161 @@
+//! Ranks whose kernels run on host threads.
+
+use bytemuck::Zeroable;
+use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, LINE, RANKS_MAX};
+use myelon_ring::{RingError, WindowLayout};
+
+use crate::ffi;
+
+/// Threads a block: two of the host port's warps of eight, the least that a kernel runs with.
+const THREADS: u32 = 16;
+
+/// The shape of a communicator and of its windows.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Ranks, 2 to 8.
+    pub ranks: usize,
+    /// Lanes of a window.
+    pub lanes: usize,
+    /// Slots a ring, a power of two.
+    pub capacity: usize,
+    /// Payload bytes of a slot, a multiple of 16.
+    pub piece_bytes: usize,
+    /// Slots after which credit is returned, 1 to `capacity`.
+    pub credit_batch: usize,
+    /// The sequence that every ring starts at.
+    pub first: u64,
+}
+
+/// One call as one rank makes it. Ranks that pass different values disagree, as they may in a test.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelCall<'a> {
+    /// Name of the kernel, such as `all_reduce_ring_bf16_sum`.
+    pub kernel: &'a str,
+    /// The call word.
+    pub call: u64,
+    /// Lanes that the call uses, at most the window's.
+    pub lanes: usize,
+    /// Workers a role, at most `lanes`.
+    pub workers: usize,
+    /// Payload bytes that the call puts in a slot, at most the window's.
+    pub piece_bytes: usize,
+    /// Divide the sum by the number of ranks.
+    pub average: bool,
+    /// How long a wait may last.
+    pub deadline_ns: u64,
+}
+
+/// The buffers of one rank in one call. They may stand at any address.
+#[derive(Debug)]
+pub enum Operands<'a> {
+    /// The result replaces the input.
+    InPlace(&'a mut [u8]),
+    /// The input stays; the output is as long.
+    Apart(&'a [u8], &'a mut [u8]),
+}
+
+impl Operands<'_> {
+    fn addresses(&mut self) -> (u64, u64, usize) {
+        match self {
+            Self::InPlace(both) => (both.as_mut_ptr() as u64, both.as_mut_ptr() as u64, both.len()),
+            Self::Apart(input, output) => {
+                assert_eq!(input.len(), output.len(), "input and output are as long as each other");
+                (input.as_ptr() as u64, output.as_mut_ptr() as u64, input.len())
+            }
+        }
+    }
+}
+
+#[repr(C, align(128))]
+#[derive(Clone, Copy)]
+struct Line([u64; LINE / 8]);
+
+/// The windows of all ranks in heap memory; counters carry over from call to call, as on a GPU.
+pub struct HostRanks {
+    layout: WindowLayout,
+    shape: Shape,
+    windows: Vec<Vec<Line>>,
+}
+
+impl HostRanks {
+    /// Makes the windows.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`] where [`WindowLayout::new`] refuses the shape.
+    pub fn new(shape: Shape) -> Result<Self, RingError> {
+        let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)?;
+        let words = layout.initial_words(shape.first);
+        let lines = layout.bytes().div_ceil(LINE);
+        let window = {
+            // The slots hold rubbish at first, so that reading one too early shows.
+            let mut lines = vec![Line([0xdead_beef_dead_beef; LINE / 8]); lines];
+            for (word, value) in lines.iter_mut().flat_map(|line| line.0.iter_mut()).zip(words) {
+                *word = value;
+            }
+            lines
+        };
+        Ok(Self { layout, shape, windows: vec![window; shape.ranks] })
+    }
+
+    /// The one parameter that `rank` passes to its kernel, but for the buffers and the fault record.
+    pub fn args(&mut self, rank: usize, call: &KernelCall<'_>, bytes: usize) -> AllReduceArgs {
+        let mut window = [0; RANKS_MAX];
+        for (address, lines) in window.iter_mut().zip(&mut self.windows) {
+            *address = lines.as_mut_ptr() as u64;
+        }
+        AllReduceArgs {
+            window,
+            bytes: bytes as u64,
+            call: call.call,
+            deadline_ns: call.deadline_ns,
+            cursor_offset: self.layout.cursor_offset() as u64,
+            gating_offset: self.layout.gating_offset() as u64,
+            sequence_offset: self.layout.sequence_offset() as u64,
+            data_offset: self.layout.data_offset() as u64,
+            rank: rank as u32,
+            ranks: self.shape.ranks as u32,
+            lanes: call.lanes as u32,
+            lanes_max: self.shape.lanes as u32,
+            workers: call.workers as u32,
+            capacity: self.shape.capacity as u32,
+            slot_bytes: self.layout.slot_bytes() as u32,
+            piece_bytes: call.piece_bytes as u32,
+            credit_batch: self.shape.credit_batch as u32,
+            flags: if call.average { FLAG_AVERAGE } else { 0 },
+            ..Zeroable::zeroed()
+        }
+    }
+
+    /// Runs one call on all ranks side by side and returns their fault records.
+    ///
+    /// A rank without a call (`None`) never comes.
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is out of bounds or a kernel's name is unknown: a mistake of the test.
+    pub fn run(&mut self, calls: &[Option<KernelCall<'_>>], operands: &mut [Operands<'_>]) -> Vec<Fault> {
+        assert_eq!((calls.len(), operands.len()), (self.shape.ranks, self.shape.ranks));
+        let mut faults = vec![Fault::zeroed(); self.shape.ranks];
+        let mut launches = Vec::new();
+        for (rank, call) in calls.iter().enumerate() {
+            let Some(call) = call else { continue };
+            assert!((1..=self.shape.lanes).contains(&call.lanes) && (1..=call.lanes).contains(&call.workers));
+            assert!(call.piece_bytes <= self.shape.piece_bytes && call.piece_bytes.is_multiple_of(16));
+            let (input, output, bytes) = operands[rank].addresses();
+            let mut args = self.args(rank, call, bytes);
+            (args.input, args.output) = (input, output);
+            args.fault = (&raw mut faults[rank]) as u64;
+            launches.push((call.kernel, args, 3 * call.workers as u32));
+        }
+        std::thread::scope(|scope| {
+            for (kernel, args, blocks) in &launches {
+                // SAFETY: the windows are borrowed exclusively through `self`; operands and faults
+                // live until the scope ends and are touched by the kernels alone. The shapes that bound
+                // the kernel's accesses were asserted above.
+                scope.spawn(move || assert!(unsafe { ffi::launch(kernel, args, *blocks, THREADS) }, "no kernel {kernel}"));
+            }
+        });
+        faults
+    }
+}

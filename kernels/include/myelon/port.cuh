@@ -1,0 +1,34 @@
+// port.cuh: the few dozen functions that every other header is written in.
+//
+// A header above this one holds no CUDA builtin, no vector type, no assembly and no vendor include.
+// It says what it needs through the port, and the port has one body for each place where it runs:
+//
+//   myelon/ptx.cuh     a GPU: PTX, built by nvcc or by NVRTC
+//   port_host.h        host threads: compiler atomics, one OS thread for one GPU thread
+//
+// What both bodies provide (namespace myelon):
+//
+//   u8 u16 u32 u64 i8 i16 i32 i64          integers of a fixed width
+//   vec16                                  16 bytes, moved as one access
+//   thread_index() thread_count()          place in the block, threads of the block
+//   warp_threads                           threads that move in step; a block has at least two warps
+//   block_index()                          place in the grid
+//   block_sync()                           barrier of the block; orders its memory accesses
+//   block_any(bool)                        the same barrier, and "did any thread say yes"
+//   block_words()                          block_words_max u64 that the threads of a block share
+//   ld_relaxed_sys ld_acquire_sys          one u64 that other devices or the host may write
+//   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read
+//   fence_acq_rel_sys()                    orders what came before it with what comes after, at system scope
+//   load_slot store_slot                   vec16 of a ring slot: bypasses the first-level cache
+//   pause() clock_ns()                     inside a wait
+//   f32_from_f16 f16_from_f32 bf16_from_f32   conversions of bits, round to nearest even
+//
+//   MYELON_DEVICE                          in front of a function that the kernels call
+//   MYELON_KERNEL(name) MYELON_THREADS_MAX an entry that is launched with one AllReduceArgs
+#pragma once
+
+#if defined(__CUDACC__)
+#include "myelon/ptx.cuh"
+#else
+#include "port_host.h"
+#endif

@@ -1,0 +1,111 @@
+// ptx.cuh: the port's body for a GPU. The one header that holds assembly and CUDA builtins.
+//
+// SOURCE  PTX ISA: "Memory Consistency Model" (scopes, release and acquire patterns), ld, st, atom, fence, cvt.
+//         Every access that another device or the host may race with is .sys and strong.
+#pragma once
+
+namespace myelon {
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i8 = signed char;
+using i16 = short;
+using i32 = int;
+using i64 = long long;
+
+static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "addresses and words are 64 bits wide");
+
+struct alignas(16) vec16 {
+    u32 word[4];
+};
+
+#define MYELON_DEVICE __device__ __forceinline__
+#define MYELON_THREADS_MAX 512
+// One block a multiprocessor is enough to fill it, so the compiler may use 128 registers a thread.
+#define MYELON_KERNEL(name) \
+    extern "C" __global__ void __launch_bounds__(MYELON_THREADS_MAX, 1) name(const __grid_constant__ AllReduceArgs args)
+
+constexpr u32 warp_threads = 32;
+MYELON_DEVICE u32 thread_index() { return threadIdx.x; }
+MYELON_DEVICE u32 thread_count() { return blockDim.x; }
+MYELON_DEVICE u32 block_index() { return blockIdx.x; }
+MYELON_DEVICE void block_sync() { __syncthreads(); }
+MYELON_DEVICE bool block_any(bool mine) { return __syncthreads_or(mine) != 0; }
+
+constexpr u32 block_words_max = 16;
+MYELON_DEVICE u64* block_words() {
+    __shared__ u64 words[block_words_max];
+    return words;
+}
+
+MYELON_DEVICE u64 ld_relaxed_sys(u64 const* word) {
+    u64 value;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+MYELON_DEVICE u64 ld_acquire_sys(u64 const* word) {
+    u64 value;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+MYELON_DEVICE void st_relaxed_sys(u64* word, u64 value) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+MYELON_DEVICE u64 exchange_relaxed_sys(u64* word, u64 value) {
+    u64 before;
+    asm volatile("atom.exch.relaxed.sys.global.b64 %0, [%1], %2;" : "=l"(before) : "l"(word), "l"(value) : "memory");
+    return before;
+}
+
+MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+
+// Slots are read once, so they need no place in the first-level cache. The asm is volatile and clobbers
+// memory, so no load moves in front of the barrier behind the acquire.
+MYELON_DEVICE vec16 load_slot(vec16 const* from) {
+    vec16 v;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+                 : "l"(from)
+                 : "memory");
+    return v;
+}
+
+MYELON_DEVICE void store_slot(vec16* to, vec16 const& v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.word[0]), "r"(v.word[1]),
+                 "r"(v.word[2]), "r"(v.word[3])
+                 : "memory");
+}
+
+// A flag hop takes about a microsecond, less than the shortest sleep: a wait polls without pause.
+MYELON_DEVICE void pause() {}
+
+MYELON_DEVICE u64 clock_ns() {
+    u64 now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+
+MYELON_DEVICE float f32_from_f16(u16 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+MYELON_DEVICE u16 f16_from_f32(float value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+MYELON_DEVICE u16 bf16_from_f32(float value) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+}  // namespace myelon

@@ -1,0 +1,97 @@
+// window.cuh: where the rings lie in the windows of the ranks. The other side is WindowLayout in
+// crates/myelon-ring/src/window.rs, which draws the table; tests/tests/geometry.rs compares the two.
+#pragma once
+
+#include "myelon/ring.cuh"
+
+namespace myelon {
+
+// The first line of a window: raised by whoever gives up, and claimed once by whoever writes the record.
+MYELON_DEVICE u64* abort_word(AllReduceArgs const& args, u32 rank) { return reinterpret_cast<u64*>(args.window[rank]); }
+MYELON_DEVICE u64* recorded_word(AllReduceArgs const& args) { return abort_word(args, args.rank) + 1; }
+
+// The sequence that the next slot of `role` in `lane` will have. Read and written by this rank only.
+MYELON_DEVICE u64* cursor_word(AllReduceArgs const& args, Role role, u32 lane) {
+    u64* const cursors = reinterpret_cast<u64*>(args.window[args.rank] + args.cursor_offset);
+    return cursors + static_cast<u32>(role) * args.lanes_max + lane;
+}
+
+// The place of `peer` among the peers of `rank`, which leaves itself out.
+MYELON_DEVICE u32 place(u32 rank, u32 peer) { return peer < rank ? peer : peer - 1; }
+
+// Peer number `index` of this rank, from 0 to ranks - 2, beginning behind itself: no two ranks begin at the same.
+MYELON_DEVICE u32 peer_at(AllReduceArgs const& args, u32 index) {
+    u32 const peer = args.rank + 1 + index;
+    return peer < args.ranks ? peer : peer - args.ranks;
+}
+
+MYELON_DEVICE u64 edge(AllReduceArgs const& args, Movement movement, u32 lane, u32 rank, u32 peer) {
+    u64 const lanes = static_cast<u64>(static_cast<u32>(movement)) * args.lanes_max + lane;
+    return lanes * (args.ranks - 1) + place(rank, peer);
+}
+
+MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u32 lane, u32 source, u32 destination) {
+    u64 const inbound = edge(args, movement, lane, destination, source);
+    u64 const outbound = edge(args, movement, lane, source, destination);
+    u64 const sequence_bytes = (static_cast<u64>(args.capacity) * sizeof(u64) + line_bytes - 1) / line_bytes * line_bytes;
+    RingConfig ring;
+    ring.capacity = static_cast<i32>(args.capacity);
+    ring.slot_bytes = static_cast<i32>(args.slot_bytes);
+    ring.sequence = args.window[destination] + args.sequence_offset + inbound * sequence_bytes;
+    ring.gating = args.window[source] + args.gating_offset + outbound * line_bytes;
+    ring.data = args.window[destination] + args.data_offset + inbound * args.capacity * args.slot_bytes;
+    return ring;
+}
+
+MYELON_DEVICE Patience patience(AllReduceArgs const& args) { return {abort_word(args, args.rank), args.deadline_ns}; }
+
+// Behind the payload of a slot: which call it belongs to.
+MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
+    return reinterpret_cast<Trailer*>(slot_address(ring, sequence) + static_cast<u64>(ring.slot_bytes) - trailer_bytes);
+}
+
+// Raises the abort word of every rank, and records once who waited for whom.
+MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited const& waited, u64 call_seen) {
+    for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
+    if (exchange_relaxed_sys(recorded_word(args), 1) != 0) return;
+    Fault* const fault = reinterpret_cast<Fault*>(args.fault);
+    fault->peer = peer;
+    fault->lane = lane;
+    fault->waiting_for = static_cast<u32>(what);
+    fault->needed = waited.needed;
+    fault->seen = waited.seen;
+    fault->waited_ns = waited.waited_ns;
+    fault->call = args.call;
+    fault->call_seen = call_seen;
+    // ORDER fault/record: the fence and this store release the record; the host acquires `code`.
+    fence_acq_rel_sys();
+    u64 const head = static_cast<u64>(args.rank) << 32 | static_cast<u32>(waited.code);
+    st_relaxed_sys(reinterpret_cast<u64*>(fault), head);
+}
+
+// One thread: waits for slot `sequence` from `source`, and checks that it belongs to this call.
+MYELON_DEVICE bool slot_ready(AllReduceArgs const& args, Movement movement, u32 lane, u32 source, u64 sequence) {
+    RingConfig const ring = ring_at(args, movement, lane, source, args.rank);
+    Waited waited = wait_for_slot(ring, sequence, patience(args));
+    u64 call_seen = 0;
+    if (waited.code == FaultCode::none) {
+        call_seen = ld_relaxed_sys(&trailer(ring, sequence)->call);
+        if (call_seen == args.call) return true;
+        waited.code = FaultCode::disagreement;
+    }
+    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_slot : WaitingFor::gather_slot;
+    give_up(args, what, source, lane, waited, call_seen);
+    return false;
+}
+
+// One thread: waits for credit for slot `sequence` towards `destination`.
+MYELON_DEVICE bool credit_ready(AllReduceArgs const& args, Movement movement, u32 lane, u32 destination, u64 sequence) {
+    RingConfig const ring = ring_at(args, movement, lane, args.rank, destination);
+    Waited const waited = wait_for_credit(ring, sequence, patience(args));
+    if (waited.code == FaultCode::none) return true;
+    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_credit : WaitingFor::gather_credit;
+    give_up(args, what, destination, lane, waited, 0);
+    return false;
+}
+
+}  // namespace myelon
