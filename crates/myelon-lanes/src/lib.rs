@@ -1,1 +1,56 @@
-//! Placeholder with the names that other crates lean on; the body follows.
+//! The plan of a Myelon collective: how a payload is cut into lanes, chunks and pieces, and how many
+//! lanes, slots, blocks and threads a call gets.
+//!
+//! Numbers in, numbers out: no CUDA, no atomics, no threads, and it knows no other crate of Myelon.
+//!
+//! | question | answer |
+//! |---|---|
+//! | which bytes does lane 3 send to owner 1 in round 7? | [`Lanes::piece`] |
+//! | what does a communicator allocate? | [`Tuning::pool`] |
+//! | what will a call of this size launch, and why? | [`Tuning::plan`] |
+//! | what did the user force? | [`Forced`], [`parse_bytes`] |
+//! | what did the harness and YALI choose? | [`harness`], [`yali`] |
+//!
+//! All of it is a pure function of its arguments, so that ranks which agree on the arguments agree on
+//! the geometry.
+//!
+//! # Example
+//!
+//! ```
+//! use myelon_lanes::{Machine, Request, Tuning};
+//!
+//! let tuning = Tuning::new(Machine::h200());
+//! let choice = tuning.plan(&Request { ranks: 8, bytes: 64 << 20, element_bytes: 2 })?;
+//! assert_eq!(choice.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=8KiB slots=4");
+//! assert!(choice.why.to_string().starts_with("automatic"));
+//!
+//! let lanes = choice.plan.geometry(64 << 20)?;
+//! assert_eq!(lanes.lane(0).bytes, 2 << 20);
+//! assert_eq!(lanes.rounds(0), 32);
+//! assert_eq!(lanes.piece(0, 1, 7).bytes, 8 << 10);
+//! # Ok::<(), myelon_lanes::PlanError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod geometry;
+mod gpu;
+pub mod harness;
+mod host;
+mod machine;
+mod plan;
+mod settings;
+mod table;
+mod tuning;
+mod why;
+pub mod yali;
+
+pub use error::{Bound, PlanError, SettingError};
+pub use geometry::{BYTES_MAX, Lanes, RANKS_MAX, Span, VECTOR_BYTES, split};
+pub use machine::Machine;
+pub use plan::{Algorithm, Plan, Pool};
+pub use settings::{Forced, LANES_MAX, PIECE_BYTES_MAX, Policy, SLOTS_MAX, format_bytes, parse_bytes};
+pub use table::{Row, Table};
+pub use tuning::{Choice, RING_BYTES_FORCED_MAX, RING_BYTES_MAX, Request, Tuning};
+pub use why::Why;

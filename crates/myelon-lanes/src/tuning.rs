@@ -1,0 +1,327 @@
+//! From a machine, a policy, a table and forced values to the plan of a call.
+
+use crate::error::{Bound, PlanError};
+use crate::geometry::{BYTES_MAX, VECTOR_BYTES, ranks_bound};
+use crate::machine::Machine;
+use crate::plan::{Algorithm, Plan, Pool, ROLES};
+use crate::settings::{Forced, Policy};
+use crate::table::{Row, Table};
+use crate::why::Why;
+use crate::{gpu, harness, host, yali};
+
+/// The most memory of a rank's window unless the user forces its shape: it should stay in the L2 of an
+/// H200 (50 MiB) beside the payload.
+pub const RING_BYTES_MAX: u64 = 16 << 20;
+/// The most memory of a rank's window whose shape the user forces.
+pub const RING_BYTES_FORCED_MAX: u64 = 1 << 30;
+
+/// The smallest slot that is taken to fit more lanes into the memory; below, lanes give way. Origin:
+/// pieces below 2 KiB never won (8 x H200, 2026-11-20).
+const PIECE_BYTES_LEAST: u32 = 2 << 10;
+
+/// One call, as far as plans depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Number of ranks, `2..=8`.
+    pub ranks: u32,
+    /// Bytes of the payload at each rank, at most 2^46.
+    pub bytes: u64,
+    /// Bytes of an element: 1, 2, 4 or 8.
+    pub element_bytes: u32,
+}
+
+/// A plan and the reason for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// What will be launched.
+    pub plan: Plan,
+    /// Why.
+    pub why: Why,
+}
+
+/// Everything that decides plans: ranks with equal tunings make equal plans.
+///
+/// A forced value comes first, then (under [`Policy::Auto`]) a row of the table, then the rule of the
+/// policy or of the machine.
+///
+/// # Guarantees
+///
+/// * The pool depends on the tuning and the number of ranks only, and every plan fits it.
+/// * Without forced values a pool takes at most [`RING_BYTES_MAX`] a rank, with them at most
+///   [`RING_BYTES_FORCED_MAX`].
+/// * A forced value is honoured or refused, never changed.
+/// * Under [`Policy::Auto`] without a table, more bytes never mean fewer lanes.
+///
+/// # Example
+///
+/// ```
+/// use myelon_lanes::{Forced, Machine, Request, Tuning};
+///
+/// let mut forced = Forced::default();
+/// forced.set("lanes", "4")?;
+/// let tuning = Tuning::new(Machine::h200()).forced(forced);
+/// let choice = tuning.plan(&Request { ranks: 2, bytes: 0, element_bytes: 4 })?;
+/// assert_eq!((choice.plan.lanes, choice.plan.blocks), (4, 12));
+/// assert!(choice.why.to_string().starts_with("forced lanes=4; else automatic"));
+/// assert!(tuning.pool(2)?.fits(&choice.plan));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuning {
+    machine: Machine,
+    policy: Policy,
+    forced: Forced,
+    table: Table,
+}
+
+/// What a plan takes its numbers from, where they are not forced.
+enum Source<'a> {
+    Row(usize, &'a Row),
+    Gpu,
+    Host,
+    Policy { lanes: u32, piece_bytes: u32 },
+}
+
+impl Tuning {
+    /// The automatic policy for `machine`: no table, nothing forced.
+    pub fn new(machine: Machine) -> Self {
+        Self { machine, policy: Policy::Auto, forced: Forced::default(), table: Table::default() }
+    }
+
+    /// Takes another policy.
+    #[must_use]
+    pub fn policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Insists on values; replaces those forced before.
+    #[must_use]
+    pub fn forced(self, forced: Forced) -> Self {
+        Self { forced, ..self }
+    }
+
+    /// Takes a tuning table, which only [`Policy::Auto`] looks at.
+    #[must_use]
+    pub fn table(self, table: Table) -> Self {
+        Self { table, ..self }
+    }
+
+    /// The machine that plans are made for.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What a communicator of `ranks` ranks allocates once.
+    ///
+    /// With rows for these ranks in the table, it is the most that a row asks for, and other sizes make
+    /// do with it. Else the slots are the largest power of two that keeps the rings in
+    /// [`RING_BYTES_MAX`], and lanes give way where even slots of 2 KiB do not fit.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Value`] where `ranks`, a forced value or the machine is out of bounds,
+    /// [`PlanError::Row`] where a row needs more blocks than can be resident, [`PlanError::Memory`]
+    /// where forced values or the table need too much memory.
+    pub fn pool(&self, ranks: u32) -> Result<Pool, PlanError> {
+        ranks_bound(ranks).check()?;
+        Bound::number("resident blocks", self.machine.blocks_max.into(), ROLES.into(), u64::MAX).check()?;
+        self.forced.check(&self.machine)?;
+        let pool = match self.pool_of_table(ranks)? {
+            Some(pool) => pool,
+            None => self.pool_of_rule(ranks),
+        };
+        let Pool { lanes, slots, piece_bytes } = pool;
+        let needed = pool.window_bytes(ranks);
+        let shape_is_forced = !Forced { threads: None, ..self.forced }.is_empty();
+        let allowed = if shape_is_forced { RING_BYTES_FORCED_MAX } else { RING_BYTES_MAX };
+        if needed > allowed {
+            return Err(PlanError::Memory { ranks, lanes, slots, piece_bytes, needed, allowed });
+        }
+        Ok(pool)
+    }
+
+    /// What will be launched for one call, and why.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tuning::pool`]; [`PlanError::Value`] beyond 2^46 bytes, and [`PlanError::Element`]
+    /// where the payload is no whole number of elements.
+    pub fn plan(&self, request: &Request) -> Result<Choice, PlanError> {
+        let Request { ranks, bytes, element_bytes } = *request;
+        let pool = self.pool(ranks)?;
+        Bound::number("bytes", bytes, 0, BYTES_MAX).check()?;
+        if ![1, 2, 4, 8].contains(&element_bytes) || !bytes.is_multiple_of(element_bytes.into()) {
+            return Err(PlanError::Element { bytes, element_bytes });
+        }
+
+        let source = self.source(request);
+        let (lanes, piece_bytes) = match source {
+            Source::Row(_, row) => (row.lanes, row.piece_bytes),
+            Source::Gpu => (gpu::lanes(bytes, ranks), pool.piece_bytes),
+            Source::Host => (host::lanes(bytes), pool.piece_bytes),
+            Source::Policy { lanes, piece_bytes } => (lanes, piece_bytes),
+        };
+        let lanes =
+            self.forced.lanes.unwrap_or(lanes.max(self.forced.workers().unwrap_or(1)).min(pool.lanes));
+        let workers = match (self.forced.workers(), &source) {
+            (Some(workers), _) => workers,
+            (None, Source::Row(_, row)) => row.workers.min(lanes),
+            (None, _) => workers(lanes, self.workers_max()),
+        };
+        let plan = Plan {
+            algorithm: Algorithm::Ring,
+            ranks,
+            lanes,
+            blocks: ROLES * workers,
+            threads: self.forced.threads.unwrap_or(if self.machine.host { 1 } else { gpu::THREADS }),
+            piece_bytes: self.forced.piece_bytes.unwrap_or(piece_bytes.min(pool.piece_bytes)),
+            slots: pool.slots,
+            credit_batch: (pool.slots / 2).max(1),
+        };
+
+        let why = self.why(&source, &plan, &pool);
+        if self.forced.is_empty() {
+            return Ok(Choice { plan, why });
+        }
+        Ok(Choice { plan, why: Why::Forced { forced: self.forced, others: Box::new(why) } })
+    }
+
+    fn source(&self, request: &Request) -> Source<'_> {
+        let Request { ranks, bytes, element_bytes } = *request;
+        let lanes = match self.policy {
+            Policy::Harness => harness::auto_lane_count(bytes),
+            Policy::Yali => yali::lane_count(bytes, element_bytes),
+            Policy::Auto => {
+                return match self.table.find(ranks, bytes) {
+                    Some((place, row)) => Source::Row(place, row),
+                    None if self.machine.host => Source::Host,
+                    None => Source::Gpu,
+                };
+            }
+        };
+        let slot_bytes = harness::clamp_slot_bytes(harness::auto_slot_bytes(bytes).into(), bytes);
+        Source::Policy { lanes, piece_bytes: slot_bytes.next_multiple_of(VECTOR_BYTES as u32) }
+    }
+
+    fn why(&self, source: &Source<'_>, plan: &Plan, pool: &Pool) -> Why {
+        let machine = &self.machine;
+        match *source {
+            Source::Row(place, row) => Why::Row { place, row: *row },
+            Source::Gpu => Why::Gpu {
+                machine: machine.name.clone(),
+                in_flight_bytes: plan.in_flight_bytes(),
+                in_flight_bytes_least: machine.in_flight_bytes_least(),
+                link_gbps: machine.link_gbps,
+                round_trip_us: machine.round_trip_us,
+            },
+            Source::Host => Why::Host { machine: machine.name.clone() },
+            Source::Policy { lanes, piece_bytes } => Why::Policy {
+                policy: self.policy,
+                lanes_wanted: lanes,
+                piece_bytes_wanted: piece_bytes,
+                lanes_max: pool.lanes,
+                piece_bytes_max: pool.piece_bytes,
+            },
+        }
+    }
+
+    fn workers_max(&self) -> u32 {
+        self.machine.blocks_max / ROLES
+    }
+
+    /// Lanes, slots and payload bytes of a slot that the rule would take if memory were free.
+    fn rule(&self) -> Pool {
+        match self.policy {
+            Policy::Harness | Policy::Yali => Pool {
+                lanes: harness::LANES_MAX,
+                slots: harness::SLOTS,
+                piece_bytes: harness::SLOT_BYTES_MAX,
+            },
+            Policy::Auto if self.machine.host => {
+                Pool { lanes: host::LANES_MAX, slots: host::SLOTS, piece_bytes: host::PIECE_BYTES_MAX }
+            }
+            Policy::Auto => {
+                Pool { lanes: gpu::LANES_MAX, slots: gpu::SLOTS, piece_bytes: gpu::PIECE_BYTES_MAX }
+            }
+        }
+    }
+
+    fn pool_of_rule(&self, ranks: u32) -> Pool {
+        let Pool { lanes, slots, piece_bytes } = self.rule();
+        let slots = self.forced.slots.unwrap_or(slots);
+        let workers = self.forced.workers().unwrap_or(1);
+        let lane_counts = match self.forced.lanes {
+            Some(lanes) => vec![lanes],
+            None => halves(lanes.max(workers), workers),
+        };
+        let piece_sizes = match self.forced.piece_bytes {
+            Some(piece_bytes) => vec![piece_bytes],
+            None => halves(piece_bytes, PIECE_BYTES_LEAST),
+        };
+        let mut least = Pool { lanes, slots, piece_bytes };
+        for &lanes in &lane_counts {
+            for &piece_bytes in &piece_sizes {
+                least = Pool { lanes, slots, piece_bytes };
+                if least.window_bytes(ranks) <= RING_BYTES_MAX {
+                    return least;
+                }
+            }
+        }
+        // The forced values alone ask for more than the budget: they get the least beside them.
+        least
+    }
+
+    fn pool_of_table(&self, ranks: u32) -> Result<Option<Pool>, PlanError> {
+        if self.policy != Policy::Auto {
+            return Ok(None);
+        }
+        let mut most: Option<Pool> = None;
+        let slots = self.forced.slots.unwrap_or(self.rule().slots);
+        for (place, row) in self.table.of_ranks(ranks) {
+            Bound::number("workers", row.workers.into(), 1, self.workers_max().into())
+                .check()
+                .map_err(|bound| PlanError::Row { row: place, bound })?;
+            let (lanes, piece_bytes) = most.map_or((0, 0), |most| (most.lanes, most.piece_bytes));
+            let (lanes, piece_bytes) = (lanes.max(row.lanes), piece_bytes.max(row.piece_bytes));
+            most = Some(Pool { lanes, slots, piece_bytes });
+        }
+        Ok(most.map(|most| Pool {
+            lanes: self.forced.lanes.unwrap_or(most.lanes.max(self.forced.workers().unwrap_or(1))),
+            slots,
+            piece_bytes: self.forced.piece_bytes.unwrap_or(most.piece_bytes),
+        }))
+    }
+}
+
+/// Workers for `lanes` lanes where at most `workers_max` can be resident: the fewest that give no worker
+/// more lanes than it must have.
+fn workers(lanes: u32, workers_max: u32) -> u32 {
+    lanes.div_ceil(lanes.div_ceil(workers_max))
+}
+
+/// `most`, half of it, a quarter, ..., down to but not below `least`; at least `most` itself.
+fn halves(most: u32, least: u32) -> Vec<u32> {
+    std::iter::successors(Some(most), |&value| Some(value / 2).filter(|&half| half >= least.max(1))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_end_at_the_least() {
+        assert_eq!(halves(32, 1), [32, 16, 8, 4, 2, 1]);
+        assert_eq!(halves(8, 3), [8, 4]);
+        assert_eq!(halves(40, 40), [40]);
+        assert_eq!(halves(1, 5), [1]);
+    }
+
+    #[test]
+    fn workers_share_lanes_with_as_few_blocks_as_are_useful() {
+        for (lanes, workers_max, expected) in
+            [(1, 44, 1), (32, 44, 32), (44, 44, 44), (45, 44, 23), (128, 44, 43), (128, 1, 1), (5, 2, 2)]
+        {
+            assert_eq!(workers(lanes, workers_max), expected, "{lanes} lanes, at most {workers_max}");
+        }
+    }
+}
