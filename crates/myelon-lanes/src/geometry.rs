@@ -1,6 +1,6 @@
 //! The geometry of a call: payload to lanes, lanes to rounds, a round's chunk to pieces.
 //!
-//! The kernels do the same arithmetic in `kernels/`; a test compares the two.
+//! `kernels/include/myelon/chunks.cuh` holds the same arithmetic.
 
 use crate::error::{Bound, PlanError};
 

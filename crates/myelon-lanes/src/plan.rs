@@ -240,6 +240,21 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_fits_its_own_pool_and_none_that_is_smaller_or_has_other_slots() {
+        let pool = PLAN.pool();
+        assert!(pool.fits(&PLAN));
+        for plan in [
+            Plan { lanes: 33, ..PLAN },
+            Plan { piece_bytes: PLAN.piece_bytes + 16, ..PLAN },
+            Plan { slots: 2, ..PLAN },
+            Plan { slots: 8, ..PLAN },
+        ] {
+            assert!(!pool.fits(&plan), "{plan}");
+        }
+        assert!(pool.fits(&Plan { lanes: 1, piece_bytes: 16, ..PLAN }));
+    }
+
+    #[test]
     fn each_field_out_of_bounds_is_refused() {
         assert_eq!(PLAN.check(), Ok(()));
         for (plan, seen) in [
