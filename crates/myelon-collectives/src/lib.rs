@@ -1,1 +1,58 @@
-//! Placeholder.
+//! Collectives for the GPUs of one NVLink node, and for threads of the host: the front door of Myelon.
+//!
+//! | question | answer |
+//! |---|---|
+//! | how do I sum buffers over ranks? | [`Communicator::all_reduce`] |
+//! | what exactly is computed? | [`reference`] |
+//! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
+//! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
+//! | what can go wrong? | [`Error`] |
+//!
+//! A program is the same on both backends; the example below runs on GPUs if there are any.
+//!
+//! ```
+//! use myelon_collectives::{Communicator, ReduceOp};
+//!
+//! let mut ranks = Communicator::builder().ranks(2).build()?;
+//! println!("{}: {}", ranks[0].backend(), ranks[0].backend_reason());
+//! let mut buffers = Vec::new();
+//! for rank in &mut ranks {
+//!     let stream = rank.stream().clone();
+//!     let mut buffer = rank.buffer::<f32>(1000)?;
+//!     buffer.write(&stream, &[1.0 + rank.rank() as f32; 1000])?;
+//!     rank.all_reduce_in_place(&mut buffer, ReduceOp::Avg, &stream)?;
+//!     buffers.push(buffer);
+//! }
+//! for (rank, buffer) in ranks.iter().zip(&buffers) {
+//!     assert_eq!(buffer.read(rank.stream())?, [1.5; 1000]);
+//! }
+//! # Ok::<(), myelon_collectives::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod builder;
+mod call;
+mod communicator;
+mod cuda;
+mod dtype;
+mod error;
+mod host;
+mod memory;
+mod op;
+pub mod reference;
+mod settings;
+mod stream;
+
+pub use backend::Backend;
+pub use builder::{Builder, DEADLINE_DEFAULT};
+pub use call::{COUNT_MAX, CallWord};
+pub use communicator::{Communicator, Launch};
+pub use dtype::{DataType, Element};
+pub use error::{Error, ErrorKind};
+pub use memory::{Buffer, Region};
+pub use myelon_ring::words::WaitingFor;
+pub use op::ReduceOp;
+pub use settings::{Kernels, Settings};
+pub use stream::{Mark, Stream};

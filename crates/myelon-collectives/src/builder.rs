@@ -1,0 +1,217 @@
+//! How communicators are made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use myelon_lanes::{Forced, Machine, Policy, RANKS_MAX, Tuning};
+
+use crate::backend::{Backend, Opened};
+use crate::communicator::Communicator;
+use crate::error::Error;
+use crate::settings::{Kernels, Settings};
+use crate::{cuda, host};
+
+/// How long a wait may take unless [`Builder::deadline`] says otherwise.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// Ranks on the host if nothing says otherwise.
+const HOST_RANKS_DEFAULT: usize = 2;
+
+/// What a communicator shall be; what is not said is chosen. See [`Communicator::builder`].
+///
+/// # Example
+///
+/// ```
+/// use myelon_collectives::{Backend, Communicator};
+/// use std::time::Duration;
+///
+/// let ranks = Communicator::builder()
+///     .backend(Backend::Host)
+///     .ranks(4)
+///     .deadline(Duration::from_secs(5))
+///     .build()?;
+/// assert_eq!(ranks.len(), 4);
+/// assert_eq!((ranks[3].rank(), ranks[3].ranks()), (3, 4));
+/// # Ok::<(), myelon_collectives::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    backend: Backend,
+    config: Config,
+}
+
+/// What a backend is told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Config {
+    ranks: Option<usize>,
+    devices: Vec<usize>,
+    tuning: Option<Tuning>,
+    forced: Option<Forced>,
+    policy: Option<Policy>,
+    deadline: Option<Duration>,
+    first_sequence: u64,
+    kernels: Kernels,
+    cache_dir: Option<PathBuf>,
+}
+
+impl Builder {
+    /// A builder that follows the environment's [`Settings`].
+    ///
+    /// # Errors
+    ///
+    /// [`crate::ErrorKind::Settings`]: an unknown name or a value that means nothing.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self::default().settings(Settings::from_env()?))
+    }
+
+    /// Takes over what `settings` say; what they do not say stays.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        let Settings { backend, ranks, forced, policy, deadline, kernels, cache_dir } = settings;
+        self.backend = backend.unwrap_or(self.backend);
+        let config = &mut self.config;
+        config.ranks = ranks.or(config.ranks);
+        config.forced = if forced.is_empty() { config.forced } else { Some(forced) };
+        config.policy = policy.or(config.policy);
+        config.deadline = deadline.or(config.deadline);
+        config.kernels = kernels;
+        config.cache_dir = cache_dir.or(config.cache_dir.take());
+        self
+    }
+
+    /// Which backend; [`Backend::Auto`] if not said.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Number of ranks, 2 to 8. If not said: the number of devices named, or all GPUs, or 2 on the host.
+    #[must_use]
+    pub fn ranks(mut self, ranks: usize) -> Self {
+        self.config.ranks = Some(ranks);
+        self
+    }
+
+    /// The CUDA devices, one for each rank in rank order; the first ones if not said. The host has none:
+    /// its ranks are counted from 0.
+    #[must_use]
+    pub fn devices(mut self, devices: Vec<usize>) -> Self {
+        self.config.devices = devices;
+        self
+    }
+
+    /// What plans the calls; made for the machine if not said. The same for all ranks.
+    #[must_use]
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.config.tuning = Some(tuning);
+        self
+    }
+
+    /// Numbers of the plan that are forced: honoured or refused. Takes the place of the tuning's own.
+    #[must_use]
+    pub fn forced(mut self, forced: Forced) -> Self {
+        self.config.forced = Some(forced);
+        self
+    }
+
+    /// Where the numbers come from that are not forced. Takes the place of the tuning's own.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.config.policy = Some(policy);
+        self
+    }
+
+    /// How long a rank may wait for its peers without any progress; [`DEADLINE_DEFAULT`] if not said.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.config.deadline = Some(deadline);
+        self
+    }
+
+    /// The sequence of the first slot of every ring, 0 if not said. For tests near the wrap.
+    #[must_use]
+    pub fn first_sequence(mut self, first_sequence: u64) -> Self {
+        self.config.first_sequence = first_sequence;
+        self
+    }
+
+    /// Makes the communicators of all ranks, in rank order. Each may go to a thread of its own.
+    ///
+    /// All memory of the rings is allocated here: [`Communicator::ring_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::InvalidArgument`], [`Error::Plan`]: a number is out of range, or a forced one can't be had.
+    /// * [`Error::NoDriver`], [`Error::NoDevice`], [`Error::NoPeerAccess`], [`Error::NotResident`],
+    ///   [`Error::Driver`]: CUDA was asked for and can't be used. [`Backend::Auto`] falls back to the host.
+    /// * [`Error::OutOfMemory`], [`Error::Ring`]: memory or threads are short.
+    pub fn build(self) -> Result<Vec<Communicator>, Error> {
+        let Self { backend, config } = self;
+        config.check()?;
+        let (Opened { ranks, tuning }, reason) = match backend {
+            Backend::Host => {
+                if !config.devices.is_empty() {
+                    let seen = format!("devices {:?} for the host backend", config.devices);
+                    return Err(Error::invalid("devices", "the cuda backend", seen));
+                }
+                (host::open(&config)?, "the host backend was asked for".to_owned())
+            }
+            Backend::Cuda => (cuda::open(&config)?, "the cuda backend was asked for".to_owned()),
+            Backend::Auto => match cuda::open(&config) {
+                Ok(opened) => (opened, "CUDA can be used".to_owned()),
+                Err(error) => (host::open(&config)?, format!("CUDA can't be used: {error}")),
+            },
+        };
+        let count = ranks.len();
+        let mut communicators = Vec::with_capacity(count);
+        for (rank, backend) in ranks.into_iter().enumerate() {
+            communicators.push(Communicator::new(rank, count, backend, tuning.clone(), reason.clone())?);
+        }
+        Ok(communicators)
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), Error> {
+        let named = (!self.devices.is_empty()).then_some(self.devices.len());
+        for ranks in self.ranks.into_iter().chain(named) {
+            if !(2..=RANKS_MAX as usize).contains(&ranks) {
+                return Err(Error::invalid("ranks", format!("a number from 2 to {RANKS_MAX}"), ranks));
+            }
+        }
+        if let (Some(ranks), Some(named)) = (self.ranks, named)
+            && ranks != named
+        {
+            return Err(Error::invalid("devices", format!("one for each of {ranks} ranks"), named));
+        }
+        if self.deadline() == Duration::ZERO {
+            return Err(Error::invalid("deadline", "more than nothing", "0"));
+        }
+        Ok(())
+    }
+
+    /// Ranks on the host.
+    pub fn host_ranks(&self) -> usize {
+        self.ranks.unwrap_or(if self.devices.is_empty() { HOST_RANKS_DEFAULT } else { self.devices.len() })
+    }
+
+    pub fn deadline(&self) -> Duration {
+        self.deadline.unwrap_or(DEADLINE_DEFAULT)
+    }
+
+    pub fn first_sequence(&self) -> u64 {
+        self.first_sequence
+    }
+
+    /// The tuning that was given or one for `machine`, with what is forced.
+    pub fn tuning(&self, machine: impl FnOnce() -> Machine) -> Tuning {
+        let mut tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine()));
+        if let Some(policy) = self.policy {
+            tuning = tuning.policy(policy);
+        }
+        if let Some(forced) = self.forced {
+            tuning = tuning.forced(forced);
+        }
+        tuning
+    }
+}

@@ -1,0 +1,334 @@
+//! A rank's end of a communicator: what users call.
+
+use std::fmt;
+use std::sync::Arc;
+
+use myelon_lanes::{Choice, Plan, Request, Tuning};
+
+use crate::backend::{Backend, Call, RankBackend};
+use crate::builder::Builder;
+use crate::call::{COUNT_MAX, CallWord};
+use crate::dtype::{DataType, Element};
+use crate::error::Error;
+use crate::memory::{Buffer, Region};
+use crate::op::ReduceOp;
+use crate::stream::Stream;
+
+/// One rank of a group that makes collective calls together.
+///
+/// All ranks make the same calls in the same order, from one thread or from one thread each. A call
+/// enqueues its work on a stream and returns. The calls of one rank are done in the order they were made,
+/// whatever streams they are on.
+///
+/// # Guarantees
+///
+/// * **Same bits.** [`crate::reference`] says what is computed, bit for bit: the same on every rank, for
+///   every size, plan and backend.
+/// * **Stream order.** Work before a call on its stream is seen by it; work behind it sees its result.
+/// * **It ends.** A rank that waits longer than the deadline gives up, and all others with it. The error
+///   comes from the next wait on the stream, and the communicator is poisoned: every later call on any rank
+///   fails with [`Error::Poisoned`].
+/// * **Disagreement is an error.** Ranks whose calls differ find out: [`Error::Disagreement`].
+/// * **Dropping never blocks.** Calls in flight that need the dropped rank end with [`Error::PeerGone`];
+///   so synchronize first. Streams and memory of a dropped communicator stay usable.
+///
+/// # Example
+///
+/// ```
+/// use myelon_collectives::{Backend, Communicator, ReduceOp};
+///
+/// let mut ranks = Communicator::builder().backend(Backend::Host).ranks(3).build()?;
+/// let mut buffers = Vec::new();
+/// for rank in &mut ranks {
+///     let stream = rank.stream().clone();
+///     let mut buffer = rank.buffer::<f32>(4)?;
+///     buffer.write(&stream, &[rank.rank() as f32; 4])?;
+///     rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream)?; // returns at once
+///     buffers.push(buffer);
+/// }
+/// for (rank, buffer) in ranks.iter().zip(&buffers) {
+///     assert_eq!(buffer.read(rank.stream())?, [0.0 + 1.0 + 2.0; 4]);
+/// }
+/// # Ok::<(), myelon_collectives::Error>(())
+/// ```
+pub struct Communicator {
+    rank: usize,
+    ranks: usize,
+    backend: Box<dyn RankBackend>,
+    reason: String,
+    tuning: Tuning,
+    stream: Stream,
+    last_launch: Option<Launch>,
+}
+
+/// What a call launched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The kernel's symbol, or what stands for it on the host: `host_ring_f32_sum`.
+    pub kernel: String,
+    /// Blocks; on the host worker threads.
+    pub grid: u32,
+    /// Threads a block.
+    pub block: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// The plan that was carried out.
+    pub plan: Plan,
+    /// Why this plan.
+    pub why: String,
+    /// Bytes of the payload.
+    pub bytes: u64,
+    /// Number of ranks.
+    pub ranks: usize,
+}
+
+impl Communicator {
+    /// Begins to make communicators; nothing of the environment is read, unlike [`Builder::from_env`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(
+        rank: usize,
+        ranks: usize,
+        backend: Box<dyn RankBackend>,
+        tuning: Tuning,
+        reason: String,
+    ) -> Result<Self, Error> {
+        let stream = Stream { queue: backend.new_stream()? };
+        Ok(Self { rank, ranks, backend, reason, tuning, stream, last_launch: None })
+    }
+
+    /// This rank's place, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Number of ranks.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    /// The backend in use, never [`Backend::Auto`].
+    pub fn backend(&self) -> Backend {
+        self.backend.place().backend
+    }
+
+    /// Why this backend is in use, in words.
+    pub fn backend_reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Bytes of this rank's rings, allocated when the communicator was made; calls allocate none.
+    pub fn ring_bytes(&self) -> u64 {
+        self.backend.ring_bytes()
+    }
+
+    /// What this rank runs on.
+    pub fn device_name(&self) -> String {
+        self.backend.device_name()
+    }
+
+    /// A buffer of `len` zeros in this rank's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, Error> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| Error::OutOfMemory {
+            what: format!("a buffer of {len} elements of {}", T::DTYPE),
+            reason: "it is larger than the address space".into(),
+        })?;
+        Ok(Buffer::new(self.region(bytes)?, len))
+    }
+
+    /// `bytes` zero bytes of this rank's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn region(&self, bytes: usize) -> Result<Region, Error> {
+        Ok(Region::new(self.backend.allocate(bytes)?, bytes))
+    }
+
+    /// The stream that this rank came with. Clone it to pass it to a call of the same communicator.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Another stream of this rank.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn new_stream(&self) -> Result<Stream, Error> {
+        Ok(Stream { queue: self.backend.new_stream()? })
+    }
+
+    /// Combines the ranks' inputs element by element and leaves the result in every rank's output.
+    ///
+    /// # Shapes and units
+    ///
+    /// | name | shape | unit |
+    /// |---|---|---|
+    /// | `input` | `[count]`, the same on every rank | elements, `count` from 0 to [`COUNT_MAX`] |
+    /// | `output` | `[count]` | elements, all overwritten |
+    ///
+    /// # Guarantees
+    ///
+    /// Those of [`Communicator`]. No input is written. Each rank sends `2 * (ranks - 1) / ranks` times its
+    /// payload.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Communicator::all_reduce_region`].
+    pub fn all_reduce<T: Element>(
+        &mut self,
+        input: &Buffer<T>,
+        output: &mut Buffer<T>,
+        op: ReduceOp,
+        stream: &Stream,
+    ) -> Result<(), Error> {
+        self.all_reduce_region(input.region(), output.region(), T::DTYPE, op, stream)
+    }
+
+    /// [`Communicator::all_reduce`] with the input overwritten by the result.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Communicator::all_reduce_region`].
+    pub fn all_reduce_in_place<T: Element>(
+        &mut self,
+        buffer: &mut Buffer<T>,
+        op: ReduceOp,
+        stream: &Stream,
+    ) -> Result<(), Error> {
+        self.all_reduce_region(buffer.region(), buffer.region(), T::DTYPE, op, stream)
+    }
+
+    /// [`Communicator::all_reduce`] of regions, with a type that is known at run time. Equal regions mean in
+    /// place. Regions may start at any element, not at the same one on every rank.
+    ///
+    /// # Errors
+    ///
+    /// Found before anything is enqueued or written:
+    ///
+    /// * [`Error::Poisoned`] if an earlier call failed, [`Error::PeerGone`] if a peer was dropped.
+    /// * [`Error::Unsupported`] if there is no such operation of the type.
+    /// * [`Error::InvalidArgument`] if the regions differ in length, hold a part of an element, or do not
+    ///   start on a multiple of its size.
+    /// * [`Error::CountTooLarge`] above [`COUNT_MAX`], [`Error::Overlap`] if the regions overlap in part.
+    /// * [`Error::WrongBackend`], [`Error::WrongDevice`] if a region or the stream is elsewhere.
+    ///
+    /// Found on the way, and reported by the next wait on the stream: [`Error::Disagreement`],
+    /// [`Error::Stalled`], [`Error::PeerGone`], [`Error::Protocol`].
+    pub fn all_reduce_region(
+        &mut self,
+        input: &Region,
+        output: &Region,
+        dtype: DataType,
+        op: ReduceOp,
+        stream: &Stream,
+    ) -> Result<(), Error> {
+        if let Some(first) = self.backend.first_error() {
+            return Err(Error::Poisoned { first: Arc::new(first) });
+        }
+        let place = self.backend.place();
+        place.check("stream", stream.queue.place())?;
+        place.check("input", input.place())?;
+        place.check("output", output.place())?;
+        let count = check_regions(input, output, dtype, op)?;
+
+        let choice = self.explain(dtype, count)?;
+        let word = CallWord::all_reduce(dtype, op, count, choice.plan.word().into())?;
+        let launch = self.backend.all_reduce(&Call { word, dtype, op, choice }, input, output, stream)?;
+        tracing::debug!(
+            rank = self.rank,
+            ranks = launch.ranks,
+            bytes = launch.bytes,
+            %dtype,
+            %op,
+            plan = %launch.plan,
+            why = launch.why,
+            kernel = launch.kernel,
+            grid = launch.grid,
+            block = launch.block,
+            shared_bytes = launch.shared_bytes,
+            "all_reduce"
+        );
+        self.last_launch = Some(launch);
+        Ok(())
+    }
+
+    /// What a call of `count` elements of `dtype` would launch, why, and what else was possible.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CountTooLarge`], or [`Error::Plan`] if what is forced can't be had.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_collectives::{Backend, Communicator, DataType};
+    ///
+    /// let ranks = Communicator::builder().backend(Backend::Host).ranks(2).build()?;
+    /// let choice = ranks[0].explain(DataType::F32, 1 << 20)?;
+    /// println!("{}, because {}", choice.plan, choice.why);
+    /// assert_eq!(choice.plan.ranks, 2);
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn explain(&self, dtype: DataType, count: u64) -> Result<Choice, Error> {
+        check_count(count)?;
+        let element_bytes = dtype.bytes() as u32;
+        let bytes = count * u64::from(element_bytes);
+        Ok(self.tuning.plan(&Request { ranks: self.ranks as u32, bytes, element_bytes })?)
+    }
+
+    /// What the last call of this rank launched.
+    pub fn last_launch(&self) -> Option<&Launch> {
+        self.last_launch.as_ref()
+    }
+}
+
+impl fmt::Debug for Communicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Communicator")
+            .field("rank", &self.rank)
+            .field("ranks", &self.ranks)
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_count(count: u64) -> Result<(), Error> {
+    if count > COUNT_MAX { Err(Error::CountTooLarge { count, count_max: COUNT_MAX }) } else { Ok(()) }
+}
+
+/// The number of elements, if the regions fit each other, the type and the operation.
+fn check_regions(input: &Region, output: &Region, dtype: DataType, op: ReduceOp) -> Result<u64, Error> {
+    if !op.supports(dtype) {
+        let reason = "an average is for floats: f16, bf16, f32, f64".into();
+        return Err(Error::Unsupported { what: format!("{op} of {dtype}"), reason });
+    }
+    if input.bytes() != output.bytes() {
+        let needed = format!("{} bytes, as the input", input.bytes());
+        return Err(Error::invalid("output", needed, format_args!("{} bytes", output.bytes())));
+    }
+    let element = dtype.bytes();
+    if !input.bytes().is_multiple_of(element) {
+        let needed = format!("whole elements of {element} bytes");
+        return Err(Error::invalid("input", needed, format_args!("{} bytes", input.bytes())));
+    }
+    check_count((input.bytes() / element) as u64)?;
+    let (from, to) = (input.addresses(), output.addresses());
+    for (what, addresses) in [("input", &from), ("output", &to)] {
+        if !addresses.start.is_multiple_of(element as u64) {
+            let needed = format!("a start on a multiple of {element} bytes for {dtype}");
+            return Err(Error::invalid(what, needed, format_args!("address {:#x}", addresses.start)));
+        }
+    }
+    if from != to && from.start < to.end && to.start < from.end {
+        return Err(Error::Overlap { input: from, output: to });
+    }
+    Ok((input.bytes() / element) as u64)
+}

@@ -1,0 +1,108 @@
+//! What the ranks of a host communicator know of each other besides their rings.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::error::Error;
+
+/// The first error, and who has come how far.
+pub(super) struct Group {
+    first_error: OnceLock<Error>,
+    ranks: Mutex<Vec<Calls>>,
+}
+
+/// The calls of one rank.
+#[derive(Clone, Copy, Default)]
+struct Calls {
+    made: u64,
+    completed: u64,
+    dropped: bool,
+}
+
+impl Group {
+    pub fn new(ranks: usize) -> Self {
+        Self { first_error: OnceLock::new(), ranks: Mutex::new(vec![Calls::default(); ranks]) }
+    }
+
+    /// The error that ends every call of every rank, once there is one.
+    pub fn first_error(&self) -> Option<&Error> {
+        self.first_error.get()
+    }
+
+    /// Ends every call of every rank with `error`, unless there is an earlier one, which is returned.
+    pub fn poison(&self, error: Error) -> &Error {
+        self.first_error.get_or_init(|| error)
+    }
+
+    /// `rank` makes its next call. Refused if a peer that it needs has been dropped.
+    pub fn make_call(&self, rank: usize) -> Result<(), Error> {
+        let mut ranks = self.lock();
+        let calls = ranks[rank].made + 1;
+        if let Some(peer) = ranks.iter().position(|peer| peer.dropped && peer.completed < calls) {
+            let gone = Error::PeerGone { rank, peer, calls, completed: ranks[peer].completed };
+            return Err(self.poison(gone).clone());
+        }
+        ranks[rank].made = calls;
+        Ok(())
+    }
+
+    /// `rank` has completed the oldest call that it had not.
+    pub fn complete_call(&self, rank: usize) {
+        self.lock()[rank].completed += 1;
+    }
+
+    /// `rank` is dropped: ends the calls that can't complete without it, and only then.
+    pub fn drop_rank(&self, rank: usize) {
+        let mut ranks = self.lock();
+        ranks[rank].dropped = true;
+        let completed = ranks[rank].completed;
+        let stranded = |&other: &usize| ranks[other].made > completed;
+        let peers = (0..ranks.len()).filter(|&other| other != rank);
+        if let Some(other) = peers.chain([rank]).find(stranded) {
+            let calls = ranks[other].made;
+            self.poison(Error::PeerGone { rank: other, peer: rank, calls, completed });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Calls>> {
+        // Nothing panics while it is held.
+        self.ranks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn dropping_a_rank_ends_only_calls_that_need_it() {
+        let group = Group::new(3);
+        for rank in 0..3 {
+            group.make_call(rank).unwrap();
+        }
+        group.complete_call(0);
+        group.drop_rank(0);
+        assert_eq!(group.first_error(), None); // the others can complete without it
+        group.complete_call(1);
+        let gone = group.make_call(1).unwrap_err();
+        assert_eq!(gone, Error::PeerGone { rank: 1, peer: 0, calls: 2, completed: 1 });
+        assert_eq!(group.first_error(), Some(&gone));
+    }
+
+    #[test]
+    fn dropping_a_rank_in_its_call_ends_the_call() {
+        let group = Group::new(2);
+        group.make_call(0).unwrap();
+        group.drop_rank(0);
+        assert_eq!(group.first_error(), Some(&Error::PeerGone { rank: 0, peer: 0, calls: 1, completed: 0 }));
+        assert_eq!(group.make_call(1).unwrap_err().kind(), ErrorKind::PeerGone);
+    }
+
+    #[test]
+    fn dropping_a_rank_that_never_called_ends_its_peers_calls() {
+        let group = Group::new(2);
+        group.make_call(0).unwrap();
+        group.drop_rank(1);
+        assert_eq!(group.first_error(), Some(&Error::PeerGone { rank: 0, peer: 1, calls: 1, completed: 0 }));
+    }
+}

@@ -1,0 +1,142 @@
+//! The host backend: ranks are threads of this process, and data moves through the rings of
+//! `myelon-ring` in heap memory.
+
+mod all_reduce;
+mod convert;
+mod group;
+mod memory;
+mod queue;
+mod reduce;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use myelon_lanes::{Machine, Request};
+use myelon_ring::{HostWindows, WindowLayout};
+
+use self::all_reduce::{Engine, Job};
+use self::group::Group;
+pub(crate) use self::memory::HostMemory;
+use self::memory::HostSpan;
+use self::queue::{Event, HostQueue, caught, lock};
+use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
+use crate::builder::Config;
+use crate::communicator::Launch;
+use crate::error::Error;
+use crate::memory::Region;
+use crate::stream::Stream;
+
+/// The ranks of `config` as threads.
+pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
+    let ranks = config.host_ranks();
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let tuning = config.tuning(|| Machine::host(cores as u32));
+    let pool = tuning.pool(ranks as u32)?;
+    // How credit is batched follows from the slots, which all plans share.
+    let any = Request { ranks: ranks as u32, bytes: 0, element_bytes: 1 };
+    let credit_batch = tuning.plan(&any)?.plan.credit_batch as usize;
+    let layout =
+        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
+    let windows = HostWindows::new(layout, config.first_sequence())?;
+    let group = Arc::new(Group::new(ranks));
+    let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
+    for rank in 0..ranks {
+        let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
+        opened.push(Box::new(HostRank {
+            rank,
+            ring_bytes: layout.bytes() as u64,
+            cores,
+            group: group.clone(),
+            engine: Arc::new(Mutex::new(engine)),
+            last_call: None,
+        }));
+    }
+    Ok(Opened { ranks: opened, tuning })
+}
+
+/// One rank of the host backend.
+struct HostRank {
+    rank: usize,
+    ring_bytes: u64,
+    cores: usize,
+    group: Arc<Group>,
+    engine: Arc<Mutex<Engine>>,
+    /// Happens when the call made last has ended, on whatever stream it is.
+    last_call: Option<Arc<Event>>,
+}
+
+impl RankBackend for HostRank {
+    fn place(&self) -> Place {
+        Place { backend: Backend::Host, device: Some(self.rank) }
+    }
+
+    fn device_name(&self) -> String {
+        format!("host threads, {} cores", self.cores)
+    }
+
+    fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
+    }
+
+    fn first_error(&self) -> Option<Error> {
+        self.group.first_error().cloned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error> {
+        Ok(Arc::new(HostMemory::zeroed(self.rank, bytes)?))
+    }
+
+    fn new_stream(&self) -> Result<Arc<dyn Queue>, Error> {
+        Ok(Arc::new(HostQueue::new(self.rank)?))
+    }
+
+    fn all_reduce(
+        &mut self,
+        call: &Call,
+        input: &Region,
+        output: &Region,
+        stream: &Stream,
+    ) -> Result<Launch, Error> {
+        let queue: &dyn Any = &*stream.queue;
+        let queue: &HostQueue = queue.downcast_ref().expect("the call has checked the backend");
+        let plan = call.choice.plan;
+        let bytes = input.bytes() as u64;
+        let job = Job {
+            word: call.word,
+            dtype: call.dtype,
+            op: call.op,
+            geometry: plan.geometry(bytes)?,
+            input: HostSpan::new(input),
+            output: HostSpan::new(output),
+        };
+        self.group.make_call(self.rank)?;
+
+        let ended = Arc::new(Event::default());
+        let before = self.last_call.replace(ended.clone());
+        let (engine, group) = (self.engine.clone(), self.group.clone());
+        queue.enqueue(Box::new(move || {
+            if let Some(before) = before {
+                before.wait();
+            }
+            let result = caught(|| lock(&engine).run(&job)).map_err(|error| group.poison(error).clone());
+            ended.set();
+            result
+        }));
+        Ok(Launch {
+            kernel: format!("host_ring_{}_{}", call.dtype, call.op),
+            grid: 1,
+            block: 1,
+            shared_bytes: 0,
+            plan,
+            why: call.choice.why.to_string(),
+            bytes,
+            ranks: plan.ranks as usize,
+        })
+    }
+}
+
+impl Drop for HostRank {
+    fn drop(&mut self) {
+        self.group.drop_rank(self.rank);
+    }
+}

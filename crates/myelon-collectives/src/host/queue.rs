@@ -1,0 +1,139 @@
+//! Streams of the host backend: a worker thread each.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crossbeam::channel::{Sender, unbounded};
+
+use crate::backend::{Backend, Moment, Place, Queue};
+use crate::error::Error;
+
+type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+/// A stream: tasks go to a thread, which ends when all handles are gone and all tasks are done.
+pub(super) struct HostQueue {
+    place: Place,
+    tasks: Sender<Task>,
+    /// What went wrong first since the last report.
+    failed: Arc<Mutex<Option<Error>>>,
+}
+
+impl HostQueue {
+    /// Starts the worker of a stream of `rank`.
+    pub fn new(rank: usize) -> Result<Self, Error> {
+        let (tasks, inbox) = unbounded::<Task>();
+        let failed = Arc::new(Mutex::new(None));
+        let report = failed.clone();
+        let worker = move || {
+            for task in inbox {
+                if let Err(error) = caught(task) {
+                    lock(&report).get_or_insert(error);
+                }
+            }
+        };
+        std::thread::Builder::new().name(format!("myelon rank {rank}")).spawn(worker).map_err(|error| {
+            Error::OutOfMemory { what: "a thread for a stream".into(), reason: error.to_string() }
+        })?;
+        Ok(Self { place: Place { backend: Backend::Host, device: Some(rank) }, tasks, failed })
+    }
+
+    /// Enqueues a task; what it returns is reported by the next wait.
+    pub fn enqueue(&self, task: Task) {
+        // The worker takes tasks until this sender is gone, whatever the tasks do.
+        self.tasks.send(task).expect("the worker outlives its sender");
+    }
+}
+
+impl Queue for HostQueue {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn synchronize(&self) -> Result<(), Error> {
+        let here = Arc::new(Event::default());
+        let reached = here.clone();
+        self.enqueue(Box::new(move || {
+            reached.set();
+            Ok(())
+        }));
+        here.wait();
+        lock(&self.failed).take().map_or(Ok(()), Err)
+    }
+
+    fn mark(&self) -> Result<Arc<dyn Moment>, Error> {
+        let here = Arc::new(Event::default());
+        let reached = here.clone();
+        self.enqueue(Box::new(move || {
+            reached.set();
+            Ok(())
+        }));
+        Ok(Arc::new(HostMoment { place: self.place, event: here }))
+    }
+
+    fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
+        self.enqueue(Box::new(move || {
+            task();
+            Ok(())
+        }));
+        Ok(())
+    }
+}
+
+/// Runs `task`; a panic becomes [`Error::Task`].
+pub(super) fn caught<T>(task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Error::Task { message: text.unwrap_or_else(|| "it did not say why".into()) })
+    })
+}
+
+/// Something that happens once, and when.
+#[derive(Default)]
+pub(super) struct Event {
+    at: Mutex<Option<Instant>>,
+    happened: Condvar,
+}
+
+impl Event {
+    pub fn set(&self) {
+        lock(&self.at).get_or_insert_with(Instant::now);
+        self.happened.notify_all();
+    }
+
+    pub fn wait(&self) -> Instant {
+        let mut at = lock(&self.at);
+        loop {
+            if let Some(at) = *at {
+                return at;
+            }
+            at = self.happened.wait(at).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+struct HostMoment {
+    place: Place,
+    event: Arc<Event>,
+}
+
+impl Moment for HostMoment {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn elapsed_us(&self, earlier: &dyn Moment) -> Result<f64, Error> {
+        let earlier: &dyn Any = earlier;
+        let earlier: &HostMoment = earlier.downcast_ref().expect("`Mark` has checked the backend");
+        let (here, there) = (self.event.wait(), earlier.event.wait());
+        let us = here.max(there).duration_since(here.min(there)).as_secs_f64() * 1e6;
+        Ok(if here < there { -us } else { us })
+    }
+}
+
+/// A panic while the lock was held can't have left these values half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
