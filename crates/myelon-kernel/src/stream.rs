@@ -1,0 +1,329 @@
+//! Streams, the copies that run on them, and events.
+
+use crate::device::Device;
+use crate::driver::{call, check, check_ready, driver};
+use crate::error::KernelError;
+use crate::memory::DeviceSpan;
+use cudarc::driver::sys;
+use std::fmt;
+
+/// A queue of work for one GPU. It may be used from any thread; calls from several threads queue in some
+/// order.
+pub struct DeviceStream {
+    device: Device,
+    raw: sys::CUstream,
+    owned: bool,
+}
+
+// SAFETY: the driver allows a stream handle on any thread.
+unsafe impl Send for DeviceStream {}
+// SAFETY: as above; the fields never change.
+unsafe impl Sync for DeviceStream {}
+
+impl DeviceStream {
+    /// A new stream that does not wait for the legacy default stream, nor make it wait.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn new(device: &Device) -> Result<Self, KernelError> {
+        let _current = device.bind()?;
+        let mut raw = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: `raw` outlives the call; the stream is destroyed in `drop`.
+        unsafe { call!(cuStreamCreate(&mut raw, flags)) }?;
+        Ok(Self { device: device.clone(), raw, owned: true })
+    }
+
+    /// Somebody else's stream, by its handle (a `cudaStream_t` or `CUstream` as an integer). Zero is the
+    /// legacy default stream. It is not destroyed when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::ForeignStream`] where it was not made in the primary context of `device`.
+    ///
+    /// # Safety
+    ///
+    /// `handle` is a stream of this process that lives as long as the result.
+    pub unsafe fn borrow(device: &Device, handle: u64) -> Result<Self, KernelError> {
+        let _current = device.bind()?;
+        let raw = handle as usize as sys::CUstream;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the caller vouches for the handle; the default streams answer with the current context.
+        unsafe { call!(cuStreamGetCtx(raw, &mut context)) }?;
+        if context != device.context() {
+            return Err(KernelError::ForeignStream { ordinal: device.ordinal() });
+        }
+        Ok(Self { device: device.clone(), raw, owned: false })
+    }
+
+    /// The GPU it feeds.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The handle, for other libraries.
+    pub fn handle(&self) -> u64 {
+        self.raw as usize as u64
+    }
+
+    /// Waits until everything queued so far is done.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`] with the failure of any of that work.
+    pub fn synchronize(&self) -> Result<(), KernelError> {
+        let _current = self.device.bind()?;
+        // SAFETY: the stream lives.
+        unsafe { call!(cuStreamSynchronize(self.raw)) }
+    }
+
+    /// Whether everything queued so far is done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceStream::synchronize`].
+    pub fn query(&self) -> Result<bool, KernelError> {
+        let _current = self.device.bind()?;
+        // SAFETY: the stream lives.
+        check_ready("cuStreamQuery", unsafe { sys::cuStreamQuery(self.raw) })
+    }
+
+    /// Makes work queued here from now on wait for `event`, which may be of another GPU.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn wait(&self, event: &DeviceEvent) -> Result<(), KernelError> {
+        let _current = self.device.bind()?;
+        // SAFETY: both handles live; zero is the default kind of wait.
+        unsafe { call!(cuStreamWaitEvent(self.raw, event.raw, 0)) }
+    }
+
+    /// Makes `event` stand for the work queued here so far.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::WrongDevice`] where the event was made for another GPU; [`KernelError::Driver`].
+    pub fn record(&self, event: &DeviceEvent) -> Result<(), KernelError> {
+        self.owns("the event", event.device.ordinal())?;
+        let _current = self.device.bind()?;
+        // SAFETY: both handles live and share a context.
+        unsafe { call!(cuEventRecord(event.raw, self.raw)) }
+    }
+
+    /// Queues the setting of every byte of `span`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::WrongDevice`]; [`KernelError::Driver`].
+    ///
+    /// # Safety
+    ///
+    /// The memory lives, and nobody else touches it, until the stream has passed this.
+    pub unsafe fn fill(&self, span: DeviceSpan, byte: u8) -> Result<(), KernelError> {
+        self.owns("the span", span.ordinal())?;
+        if span.bytes() == 0 {
+            return Ok(());
+        }
+        let _current = self.device.bind()?;
+        // SAFETY: the caller vouches for the memory.
+        unsafe { call!(cuMemsetD8Async(span.address(), byte, span.bytes(), self.raw)) }
+    }
+
+    /// Queues a copy from the host to the start of `to`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OutOfBounds`]; [`KernelError::WrongDevice`]; [`KernelError::Driver`].
+    ///
+    /// # Safety
+    ///
+    /// `from` is not changed, and the memory lives and nobody else touches it, until the stream has
+    /// passed this.
+    pub unsafe fn copy_to_device(&self, to: DeviceSpan, from: &[u8]) -> Result<(), KernelError> {
+        self.owns("the span", to.ordinal())?;
+        let to = to.part(0, from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        let _current = self.device.bind()?;
+        // SAFETY: the lengths agree; the caller vouches for both sides.
+        unsafe { call!(cuMemcpyHtoDAsync_v2(to.address(), from.as_ptr().cast(), from.len(), self.raw)) }
+    }
+
+    /// Queues a copy from the start of `from` to the host.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceStream::copy_to_device`].
+    ///
+    /// # Safety
+    ///
+    /// `to` is not touched, and the memory lives and nobody else writes it, until the stream has passed
+    /// this.
+    pub unsafe fn copy_to_host(&self, to: &mut [u8], from: DeviceSpan) -> Result<(), KernelError> {
+        self.owns("the span", from.ordinal())?;
+        let from = from.part(0, to.len())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        let _current = self.device.bind()?;
+        // SAFETY: the lengths agree; the caller vouches for both sides.
+        unsafe { call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.address(), to.len(), self.raw)) }
+    }
+
+    /// Queues a copy of `from` to the start of `to`, both on this GPU.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceStream::copy_to_device`].
+    ///
+    /// # Safety
+    ///
+    /// The two do not overlap, live until the stream has passed this, and until then nobody else writes
+    /// `from` or touches `to`.
+    pub unsafe fn copy(&self, to: DeviceSpan, from: DeviceSpan) -> Result<(), KernelError> {
+        self.owns("the span", to.ordinal())?;
+        self.owns("the span", from.ordinal())?;
+        let to = to.part(0, from.bytes())?;
+        if from.bytes() == 0 {
+            return Ok(());
+        }
+        let _current = self.device.bind()?;
+        // SAFETY: the lengths agree; the caller vouches for both sides.
+        unsafe { call!(cuMemcpyDtoDAsync_v2(to.address(), from.address(), from.bytes(), self.raw)) }
+    }
+
+    pub(crate) fn raw(&self) -> sys::CUstream {
+        self.raw
+    }
+
+    fn owns(&self, what: &'static str, seen: usize) -> Result<(), KernelError> {
+        let needed = self.device.ordinal();
+        if seen == needed { Ok(()) } else { Err(KernelError::WrongDevice { what, needed, seen }) }
+    }
+}
+
+impl fmt::Debug for DeviceStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceStream({:#x} of GPU {})", self.handle(), self.device.ordinal())
+    }
+}
+
+impl Drop for DeviceStream {
+    fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
+        // SAFETY: created by us, destroyed once. The driver returns at once and lets queued work finish.
+        let destroyed =
+            self.device.bind().and_then(|_current| unsafe { call!(cuStreamDestroy_v2(self.raw)) });
+        if let Err(error) = destroyed {
+            tracing::debug!(%error, "destroying a stream");
+        }
+    }
+}
+
+/// A point in a stream.
+pub struct DeviceEvent {
+    device: Device,
+    raw: sys::CUevent,
+}
+
+// SAFETY: the driver allows an event handle on any thread.
+unsafe impl Send for DeviceEvent {}
+// SAFETY: as above; the fields never change.
+unsafe impl Sync for DeviceEvent {}
+
+impl DeviceEvent {
+    /// An event for ordering alone, which is the cheaper kind.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn new(device: &Device) -> Result<Self, KernelError> {
+        Self::create(device, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// An event that remembers when it was passed.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn with_timing(device: &Device) -> Result<Self, KernelError> {
+        Self::create(device, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn create(device: &Device, flags: sys::CUevent_flags) -> Result<Self, KernelError> {
+        let _current = device.bind()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: `raw` outlives the call; the event is destroyed in `drop`.
+        unsafe { call!(cuEventCreate(&mut raw, flags as u32)) }?;
+        Ok(Self { device: device.clone(), raw })
+    }
+
+    /// The GPU it was made for.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Waits until the work it was recorded after is done; returns at once where it was never recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`] with the failure of any of that work.
+    pub fn synchronize(&self) -> Result<(), KernelError> {
+        let _current = self.device.bind()?;
+        // SAFETY: the event lives.
+        unsafe { call!(cuEventSynchronize(self.raw)) }
+    }
+
+    /// Whether the work it was recorded after is done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceEvent::synchronize`].
+    pub fn query(&self) -> Result<bool, KernelError> {
+        let _current = self.device.bind()?;
+        // SAFETY: the event lives.
+        check_ready("cuEventQuery", unsafe { sys::cuEventQuery(self.raw) })
+    }
+
+    /// Microseconds from this event to `end`; both were made with timing, recorded and passed.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`], with `CUDA_ERROR_NOT_READY` where one has not been passed yet and
+    /// `CUDA_ERROR_INVALID_HANDLE` where one has no timing or was never recorded.
+    pub fn elapsed_us(&self, end: &Self) -> Result<f64, KernelError> {
+        type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+        const NAME: &str = "cuEventElapsedTime";
+        // The plain name is in every driver; the bindings of CUDA 13 know only its second version, which
+        // drivers before 12.8 lack.
+        // SAFETY: that is the function's type in every version of the driver.
+        let elapsed = unsafe { driver()?.optional::<Elapsed>(NAME) };
+        let elapsed = elapsed.ok_or(KernelError::OldDriver { missing: NAME })?;
+        let _current = self.device.bind()?;
+        let mut milliseconds = 0.0f32;
+        // SAFETY: the place and both events outlive the call.
+        check(NAME, unsafe { elapsed(&mut milliseconds, self.raw, end.raw) })?;
+        Ok(f64::from(milliseconds) * 1e3)
+    }
+}
+
+impl fmt::Debug for DeviceEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceEvent(GPU {})", self.device.ordinal())
+    }
+}
+
+impl Drop for DeviceEvent {
+    fn drop(&mut self) {
+        // SAFETY: created by us, destroyed once; the driver keeps it until work that waits for it is done.
+        let destroyed = self.device.bind().and_then(|_current| unsafe { call!(cuEventDestroy_v2(self.raw)) });
+        if let Err(error) = destroyed {
+            tracing::debug!(%error, "destroying an event");
+        }
+    }
+}

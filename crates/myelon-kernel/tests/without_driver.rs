@@ -1,0 +1,48 @@
+//! Property: without a CUDA driver every entry answers with an error that says what was tried, and
+//! neither the entries nor the printing of the errors panic.
+//!
+//! Catches: a call into cudarc before the driver was looked for, which panics. Cannot catch anything where
+//! there is a driver: there the tests say so and end.
+
+use myelon_kernel::{Device, KernelError, probe};
+
+/// The error of `result`, unless this machine has a driver.
+fn without_driver<T>(test: &str, result: Result<T, KernelError>) -> Option<KernelError> {
+    match result {
+        Err(error @ KernelError::NoDriver { .. }) => Some(error),
+        Err(other) => {
+            eprintln!("SKIPPED {test}: there is a driver, which answers: {other}");
+            None
+        }
+        Ok(_) => {
+            eprintln!("SKIPPED {test}: there is a driver");
+            None
+        }
+    }
+}
+
+#[test]
+fn probing_says_what_was_tried() {
+    let Some(error) = without_driver("probing_says_what_was_tried", probe()) else { return };
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(text.contains("libcuda.so.1"), "{text}");
+        assert!(text.contains("/usr/local/nvidia/lib64/libcuda.so.1"), "{text}");
+    }
+    assert_eq!(probe().unwrap_err(), error, "asking again is no different");
+}
+
+#[test]
+fn opening_a_gpu_says_what_was_tried() {
+    let Some(error) = without_driver("opening_a_gpu_says_what_was_tried", Device::open(0)) else { return };
+    assert!(error.to_string().starts_with("no CUDA driver: could not load any of libcuda.so"), "{error}");
+}
+
+#[test]
+fn every_error_prints_without_a_driver() {
+    let driver = KernelError::Driver { call: "cuInit", code: 34, name: "CUDA_ERROR_STUB_LIBRARY".into() };
+    assert_eq!(driver.to_string(), "cuInit failed with CUDA_ERROR_STUB_LIBRARY (34)");
+    let resident = KernelError::NotResident { kernel: "k".into(), needed: 133, available: 132 };
+    assert_eq!(resident.to_string(), "k needs 133 blocks resident together, the GPU holds 132");
+    let wrong = KernelError::WrongDevice { what: "the buffer", needed: 0, seen: 1 };
+    assert_eq!(wrong.to_string(), "the buffer must belong to GPU 0, not to GPU 1");
+}
