@@ -58,7 +58,7 @@ struct Job {
 }
 
 /// A source that asks for this macro is compiled once for each of [`DTYPES`], in parallel, with the macro
-/// defined as the type's name. All types at once take half a minute of one core.
+/// defined as the type's name. All types at once take 20 to 30 s of one core.
 const DTYPE_MACRO: &str = "MYELON_DTYPE";
 
 /// Finds NVRTC, once for the process.

@@ -1,0 +1,117 @@
+//! Property: on a real GPU, memory reaches its peers, events tell time, kernels load both ways and say how
+//! many of their blocks are resident together.
+//!
+//! Catches: what only a real driver knows: structures, flags, images that it refuses. Cannot catch: whether
+//! the kernels are right. Without a GPU the tests say so and end.
+
+use myelon_kernel::*;
+
+/// All GPUs, or a loud word and none.
+fn gpus(test: &str) -> Vec<Device> {
+    match probe() {
+        Ok(node) => (0..node.devices.len()).map(|ordinal| Device::open(ordinal).unwrap()).collect(),
+        Err(error @ (KernelError::NoDriver { .. } | KernelError::NoDevice)) => {
+            eprintln!("SKIPPED {test}: {error}");
+            Vec::new()
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_one_gpu_writes_its_peers_and_the_host_see() {
+    let gpus = gpus("what_one_gpu_writes_its_peers_and_the_host_see");
+    for owner in &gpus {
+        let memory = DeviceMemory::allocate(owner, 3 << 20, &gpus).unwrap();
+        assert_eq!(memory.mapped_bytes(), 4 << 20);
+        eprintln!("{memory:?} exportable {}", memory.exportable());
+        let stream = DeviceStream::new(owner).unwrap();
+        let pattern: Vec<u8> = (0..3 << 20).map(|at: u32| (at % 251) as u8).collect();
+        memory.fill(&stream, 9).unwrap();
+        memory.write(&stream, 5, &pattern[5..]).unwrap();
+        let mut seen = vec![0; pattern.len()];
+        memory.read(&stream, 0, &mut seen).unwrap();
+        assert_eq!((&seen[..5], &seen[5..]), (&[9; 5][..], &pattern[5..]));
+
+        for peer in gpus.iter().filter(|peer| peer.ordinal() != owner.ordinal()) {
+            let place = peer.locate(memory.address() + 100).unwrap().expect("memory of a GPU");
+            assert_eq!(place.ordinal, owner.ordinal());
+            let copy = DeviceMemory::allocate(peer, 3 << 20, &[]).unwrap();
+            let there = DeviceStream::new(peer).unwrap();
+            let wrong = memory.fill(&there, 1).unwrap_err();
+            assert!(matches!(wrong, KernelError::WrongDevice { .. }), "{wrong}");
+            copy.fill(&there, 0).unwrap();
+        }
+        owner.check("the memory", memory.address(), memory.bytes()).unwrap();
+        let here = [0u8; 16];
+        let host = here.as_ptr() as u64;
+        assert_eq!(owner.locate(host).unwrap(), None);
+        let refused = owner.check("the host's", host, 16).unwrap_err();
+        assert_eq!(refused, KernelError::NotDeviceMemory { address: host });
+    }
+}
+
+#[test]
+fn events_order_streams_and_tell_time() {
+    for gpu in gpus("events_order_streams_and_tell_time") {
+        let memory = DeviceMemory::allocate(&gpu, 256 << 20, &[]).unwrap();
+        let stream = DeviceStream::new(&gpu).unwrap();
+        let (start, end) = (DeviceEvent::with_timing(&gpu).unwrap(), DeviceEvent::with_timing(&gpu).unwrap());
+        memory.fill(&stream, 0).unwrap();
+        stream.record(&start).unwrap();
+        // SAFETY: the memory lives until the stream has finished below.
+        unsafe { stream.fill(memory.span(), 1) }.unwrap();
+        stream.record(&end).unwrap();
+        let other = DeviceStream::new(&gpu).unwrap();
+        other.wait(&end).unwrap();
+        other.synchronize().unwrap();
+        assert_eq!((end.query(), stream.query()), (Ok(true), Ok(true)));
+        let us = start.elapsed_us(&end).unwrap();
+        eprintln!("256 MiB set in {us} us");
+        assert!(us > 1.0 && us < 1e6, "{us}");
+        assert!(start.elapsed_us(&DeviceEvent::with_timing(&gpu).unwrap()).is_err());
+        // SAFETY: the stream lives longer than the borrow.
+        let borrowed = unsafe { DeviceStream::borrow(&gpu, other.handle()) }.unwrap();
+        assert_eq!(borrowed.query(), Ok(true));
+    }
+}
+
+#[test]
+fn a_fault_page_has_an_address_on_the_gpu() {
+    for gpu in gpus("a_fault_page_has_an_address_on_the_gpu") {
+        let page = FaultPage::new(&gpu).unwrap();
+        assert_ne!(page.address(), 0);
+        assert_eq!(page.read(), None);
+        assert_eq!(gpu.locate(page.address()).unwrap(), None, "pinned host memory is no device memory");
+    }
+}
+
+#[test]
+fn kernels_load_both_ways_and_know_what_is_resident() {
+    let Some(gpu) = gpus("kernels_load_both_ways_and_know_what_is_resident").into_iter().next() else {
+        return;
+    };
+    let mut loaded = 0;
+    for choice in [ImageChoice::Aot, ImageChoice::Nvrtc] {
+        let start = std::time::Instant::now();
+        let kernels = match Kernels::load(&gpu, choice) {
+            Ok(kernels) => kernels,
+            Err(error @ (KernelError::NoImage { .. } | KernelError::NoNvrtc { .. })) => {
+                eprintln!("SKIPPED the way {choice}: {error}");
+                continue;
+            }
+            Err(other) => panic!("{choice}: {other}"),
+        };
+        eprintln!("{}, loaded in {:?}", kernels.image(), start.elapsed());
+        loaded += 1;
+        assert_eq!(kernels.iter().count(), DTYPES.len() * OPS.len());
+        for kernel in kernels.iter() {
+            let threads = kernel.threads_max();
+            let blocks = kernel.resident_blocks(threads, 0).unwrap();
+            assert!(blocks >= gpu.info().multiprocessors, "{kernel:?}: {blocks} blocks of {threads} threads");
+            assert_eq!(kernel.local_bytes(), 0, "{kernel:?} spills");
+        }
+        eprintln!("{:?}", kernels.all_reduce_ring("bf16", "sum").unwrap());
+    }
+    assert!(loaded > 0, "no way to load kernels on a machine with a GPU");
+}

@@ -1,0 +1,207 @@
+// fake_cuda.c: a libcuda and a libnvrtc of two GPUs that exist only in host memory, for tests/fake_driver.rs.
+//
+// It checks what a real driver would punish late or never: calls without a current context, wrong handles,
+// unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
+// end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail;
+// FAKE_NO_HANDLES=1 refuses memory that can be exported.
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int result;
+typedef uint64_t address;
+enum { PAGE = 2 << 20, GPUS = 2, CONTEXTS = 0x1000, MODULE = 0x2000, FUNCTION = 0x3000 };
+
+static int depth, retained, streams, events, pages, reserved, mapped, pinned, modules, launches;
+static long stack[64];
+static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[16];
+static struct { size_t bytes; int owner, live; } physical[16];
+
+static void breach(char const* why) { fprintf(stderr, "BREACH: %s\n", why); _exit(97); }
+#define NEED(condition) do { if (!(condition)) breach(#condition); } while (0)
+#define CURRENT NEED(depth > 0)
+
+static result fails(char const* name) {
+    char const* wanted = getenv("FAKE_FAIL");
+    size_t length = strlen(name);
+    if (!wanted || strncmp(wanted, name, length) != 0) return 0;
+    if (wanted[length] == ':') return atoi(wanted + length + 1);
+    return wanted[length] == 0 ? 999 : 0;
+}
+#define CALL(name) do { result code = fails(#name); if (code) return code; } while (0)
+
+__attribute__((destructor)) static void report(void) {
+    fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d pinned %d modules %d launches %d\n",
+            depth, retained, streams, events, pages, reserved, mapped, pinned, modules, launches);
+}
+
+result cuInit(unsigned flags) { CALL(cuInit); NEED(flags == 0); return 0; }
+result cuDriverGetVersion(int* v) { *v = 13000; return 0; }
+result cuDeviceGetCount(int* n) { *n = GPUS; return 0; }
+result cuDeviceGet(int* d, int i) { *d = i; return 0; }
+result cuDeviceGetName(char* s, int n, int d) { snprintf(s, n, "Fake %d", d); return 0; }
+result cuDeviceGetPCIBusId(char* s, int n, int d) { snprintf(s, n, "0000:%02x:00.0", d); return 0; }
+result cuDeviceTotalMem_v2(size_t* b, int d) { (void)d; *b = (size_t)1 << 34; return 0; }
+result cuDeviceGetAttribute(int* v, int a, int d) {
+    (void)d;
+    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 17 ? 0 : 1;
+    return 0;
+}
+result cuDeviceCanAccessPeer(int* can, int a, int b) { NEED(a != b); *can = !getenv("FAKE_NO_PEERS"); return 0; }
+result cuDeviceGetP2PAttribute(int* v, int a, int x, int y) { NEED(x != y); *v = a != 1; return 0; }
+
+result cuDevicePrimaryCtxRetain(void** c, int d) { CALL(cuDevicePrimaryCtxRetain); retained++; *c = (void*)(long)(CONTEXTS + d); return 0; }
+result cuDevicePrimaryCtxRelease_v2(int d) { NEED(d < GPUS && retained > 0); retained--; return 0; }
+result cuCtxPushCurrent_v2(void* c) { NEED((long)c >= CONTEXTS && (long)c < CONTEXTS + GPUS && depth < 64); stack[depth++] = (long)c; return 0; }
+result cuCtxPopCurrent_v2(void** c) { NEED(depth > 0); *c = (void*)stack[--depth]; return 0; }
+
+struct location { int type, id; };
+struct properties { int type, handles; struct location where; void* meta; unsigned char flags[8]; };
+struct access { struct location where; int flags; };
+
+result cuMemGetAllocationGranularity(size_t* g, struct properties const* p, int option) {
+    NEED(p->type == 1 && p->where.type == 1 && p->where.id < GPUS && option == 0);
+    *g = PAGE;
+    return 0;
+}
+result cuMemCreate(uint64_t* h, size_t n, struct properties const* p, unsigned long long flags) {
+    CALL(cuMemCreate);
+    NEED(n > 0 && n % PAGE == 0 && flags == 0 && (p->handles == 0 || p->handles == 1));
+    if (p->handles && getenv("FAKE_NO_HANDLES")) return 801;
+    for (int i = 0; i < 16; ++i)
+        if (!physical[i].live) { physical[i].bytes = n; physical[i].owner = p->where.id; physical[i].live = 1; pages++; *h = i + 1; return 0; }
+    return 2;
+}
+result cuMemRelease(uint64_t h) { NEED(h >= 1 && h <= 16 && physical[h - 1].live); physical[h - 1].live = 0; pages--; return 0; }
+result cuMemAddressReserve(address* a, size_t n, size_t align, address wish, unsigned long long flags) {
+    CALL(cuMemAddressReserve);
+    NEED(n % PAGE == 0 && align % PAGE == 0 && wish == 0 && flags == 0);
+    for (int i = 0; i < 16; ++i)
+        if (!ranges[i].start) { ranges[i].start = (address)aligned_alloc(PAGE, n); ranges[i].bytes = n; reserved++; *a = ranges[i].start; return 0; }
+    return 2;
+}
+static int range_of(address a) {
+    for (int i = 0; i < 16; ++i) if (ranges[i].start && a >= ranges[i].start && a < ranges[i].start + ranges[i].bytes) return i;
+    return -1;
+}
+result cuMemAddressFree(address a, size_t n) {
+    int i = range_of(a);
+    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped);
+    free((void*)a); ranges[i].start = 0; reserved--;
+    return 0;
+}
+result cuMemMap(address a, size_t n, size_t offset, uint64_t h, unsigned long long flags) {
+    CALL(cuMemMap);
+    int i = range_of(a);
+    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped && offset == 0 && flags == 0);
+    NEED(physical[h - 1].live && physical[h - 1].bytes == n);
+    ranges[i].is_mapped = 1; ranges[i].owner = physical[h - 1].owner; ranges[i].users = 0; mapped++;
+    return 0;
+}
+result cuMemUnmap(address a, size_t n) {
+    int i = range_of(a);
+    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped);
+    ranges[i].is_mapped = 0; mapped--;
+    return 0;
+}
+result cuMemSetAccess(address a, size_t n, struct access const* d, size_t count) {
+    CALL(cuMemSetAccess);
+    int i = range_of(a);
+    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped && count >= 1);
+    for (size_t k = 0; k < count; ++k) { NEED(d[k].where.type == 1 && d[k].flags == 3); ranges[i].users |= 1 << d[k].where.id; }
+    return 0;
+}
+static void reaches(address a, size_t n) {
+    int i = range_of(a), gpu = (int)(stack[depth - 1] - CONTEXTS);
+    NEED(i >= 0 && a + n <= ranges[i].start + ranges[i].bytes && (ranges[i].users >> gpu & 1));
+}
+result cuMemsetD8Async(address a, unsigned char v, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memset((void*)a, v, n); return 0; }
+result cuMemcpyHtoDAsync_v2(address a, void const* p, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memcpy((void*)a, p, n); return 0; }
+result cuMemcpyDtoHAsync_v2(void* p, address a, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memcpy(p, (void*)a, n); return 0; }
+result cuMemcpyDtoDAsync_v2(address a, address b, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); reaches(b, n); memcpy((void*)a, (void*)b, n); return 0; }
+result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
+    CURRENT;
+    NEED(n == 5 && which[0] == 2 && which[1] == 8 && which[2] == 9 && which[3] == 11 && which[4] == 12);
+    int i = range_of(a);
+    *(unsigned*)out[0] = i < 0 ? 0 : 2; *(unsigned*)out[1] = 0; *(int*)out[2] = i < 0 ? -2 : ranges[i].owner;
+    *(address*)out[3] = i < 0 ? 0 : ranges[i].start; *(size_t*)out[4] = i < 0 ? 0 : ranges[i].bytes;
+    return 0;
+}
+
+result cuStreamCreate(void** s, unsigned flags) { CURRENT; CALL(cuStreamCreate); NEED(flags == 1); streams++; *s = (void*)stack[depth - 1]; return 0; }
+result cuStreamDestroy_v2(void* s) { CURRENT; NEED(s && streams > 0); streams--; return 0; }
+result cuStreamSynchronize(void* s) { CURRENT; (void)s; CALL(cuStreamSynchronize); return 0; }
+result cuStreamQuery(void* s) { CURRENT; (void)s; CALL(cuStreamQuery); return 0; }
+result cuStreamGetCtx(void* s, void** c) { CURRENT; *c = s ? s : (void*)stack[depth - 1]; return 0; }
+result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; NEED(s && e && flags == 0); return 0; }
+result cuEventCreate(void** e, unsigned flags) { CURRENT; NEED(flags == 0 || flags == 2); events++; *e = (void*)(long)(0x10 + flags); return 0; }
+result cuEventDestroy_v2(void* e) { CURRENT; NEED(e && events > 0); events--; return 0; }
+result cuEventRecord(void* e, void* s) { CURRENT; NEED(e && s); return 0; }
+result cuEventSynchronize(void* e) { CURRENT; NEED(e); return 0; }
+result cuEventQuery(void* e) { CURRENT; NEED(e); CALL(cuEventQuery); return 0; }
+result cuEventElapsedTime(float* ms, void* a, void* b) { CURRENT; if ((long)a != 0x10 || (long)b != 0x10) return 400; *ms = 1.5f; return 0; }
+
+result cuMemHostAlloc(void** p, size_t n, unsigned flags) { CURRENT; CALL(cuMemHostAlloc); NEED(flags == 3); pinned++; *p = aligned_alloc(4096, n); memset(*p, 0xff, n); return 0; }
+result cuMemHostGetDevicePointer_v2(address* a, void* p, unsigned flags) { CURRENT; CALL(cuMemHostGetDevicePointer_v2); NEED(flags == 0); *a = (address)p; return 0; }
+result cuMemFreeHost(void* p) { CURRENT; NEED(pinned > 0); free(p); pinned--; return 0; }
+
+result cuModuleLoadDataEx(void** m, void const* image, unsigned n, int* options, void** values) {
+    CURRENT;
+    NEED(image && n == 2 && options[0] == 5 && options[1] == 6 && (long)values[1] == 8192);
+    if (fails("cuModuleLoadDataEx")) { strcpy(values[0], "the fake loader says no"); return fails("cuModuleLoadDataEx"); }
+    modules++; *m = (void*)(long)MODULE;
+    return 0;
+}
+result cuModuleUnload(void* m) { CURRENT; NEED((long)m == MODULE && modules > 0); modules--; return 0; }
+result cuModuleGetFunction(void** f, void* m, char const* name) {
+    CURRENT; CALL(cuModuleGetFunction);
+    NEED((long)m == MODULE && strncmp(name, "all_reduce_ring_", 16) == 0);
+    *f = (void*)(long)FUNCTION;
+    return 0;
+}
+result cuFuncLoad(void* f) { CURRENT; NEED((long)f == FUNCTION); return 0; }
+static int shared_allowed = 48 << 10;
+result cuFuncGetAttribute(int* v, int a, void* f) { CURRENT; NEED((long)f == FUNCTION); *v = a == 0 ? 512 : a == 1 ? 128 : a == 4 ? 100 : 0; return 0; }
+result cuFuncSetAttribute(void* f, int a, int v) { CURRENT; NEED((long)f == FUNCTION && a == 8); if (v > 227 << 10) return 1; NEED(v > shared_allowed); shared_allowed = v; return 0; }
+result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads, size_t shared) {
+    CURRENT;
+    NEED((long)f == FUNCTION && threads >= 1 && threads <= 512 && (int)shared <= shared_allowed);
+    *n = 512 / threads;
+    return 0;
+}
+
+// The kernel's parameter as far as the fake looks: the address of the fault, the rank.
+struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[5]; uint32_t rank, ranks; };
+struct attribute { int id; char pad[4]; union { char pad[64]; int cooperative; } value; };
+struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
+result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
+    CURRENT; CALL(cuLaunchKernelEx);
+    NEED(sizeof(struct attribute) == 72 && c->count == 1 && c->attributes->id == 2 && c->attributes->value.cooperative == 1);
+    NEED((long)f == FUNCTION && !extra && c->grid[1] == 1 && c->grid[2] == 1 && c->block[1] == 1 && c->block[2] == 1);
+    NEED((long)c->stream == stack[depth - 1] && (int)c->shared <= shared_allowed);
+    struct arguments const* args = parameters[0];
+    uint32_t* fault = (uint32_t*)args->fault;
+    fault[1] = args->rank; fault[2] = c->grid[0]; fault[3] = c->block[0];
+    __atomic_store_n(fault, 1, __ATOMIC_RELEASE);
+    launches++;
+    return 0;
+}
+
+static char const cubin[] = "fake cubin";
+result nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 0; return 0; }
+result nvrtcGetNumSupportedArchs(int* n) { *n = 2; return 0; }
+result nvrtcGetSupportedArchs(int* archs) { archs[0] = 80; archs[1] = 90; return 0; }
+result nvrtcCreateProgram(void** p, char const* text, char const* name, int n, char const* const* texts, char const* const* names) {
+    NEED(text && strstr(name, ".cu"));
+    for (int i = 0; i < n; ++i) NEED(texts[i] && strstr(names[i], "myelon/"));
+    *p = malloc(1);
+    return 0;
+}
+result nvrtcCompileProgram(void* p, int n, char const* const* options) { CALL(nvrtcCompileProgram); NEED(p && n >= 2 && strcmp(options[0], "--gpu-architecture=sm_90") == 0); return 0; }
+result nvrtcDestroyProgram(void** p) { free(*p); *p = 0; return 0; }
+result nvrtcGetCUBINSize(void* p, size_t* n) { NEED(p); *n = sizeof cubin; return 0; }
+result nvrtcGetCUBIN(void* p, char* out) { NEED(p); memcpy(out, cubin, sizeof cubin); return 0; }
+result nvrtcGetProgramLogSize(void* p, size_t* n) { NEED(p); *n = 13; return 0; }
+result nvrtcGetProgramLog(void* p, char* out) { NEED(p); memcpy(out, "the fake log", 13); return 0; }

@@ -1,0 +1,287 @@
+//! Property: with a driver present, calls come in a legal order, failures leave nothing allocated, and the
+//! current context is as before after every call.
+//!
+//! Catches: a call without a context, leaks on error paths, wrong sizes, flags and structures, a launch
+//! that is not refused. Cannot catch: what only a real driver knows; `tests/device.rs` is for that.
+//!
+//! The driver is `fake_cuda.c`, compiled here by the system's C compiler; each scenario runs in a process of
+//! its own that finds it by name. Without a C compiler the test says so and ends.
+#![cfg(target_os = "linux")]
+
+use myelon_kernel::*;
+use myelon_ring::words::AllReduceArgs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+const SCENARIO: &str = "MYELON_FAKE_SCENARIO";
+const CLEAN: &str =
+    "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 pinned 0 modules 0 launches ";
+
+/// The folder with the fake libraries, made once.
+fn libraries() -> Option<&'static PathBuf> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let make = || {
+        // Cargo's folder for such files, if this is the machine that built the test.
+        let below = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from).filter(|folder| folder.is_dir());
+        let below = below.unwrap_or_else(std::env::temp_dir);
+        let folder = below.join(format!("myelon-fake-cuda-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        let source = folder.join("fake_cuda.c");
+        std::fs::write(&source, include_str!("fake_cuda.c")).expect("the temporary folder can be written");
+        let library = folder.join("libcuda.so.1");
+        let mut cc = Command::new("cc");
+        let output = match cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output() {
+            Ok(output) => output,
+            Err(error) => {
+                eprintln!("SKIPPED: no C compiler: {error}");
+                return None;
+            }
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::copy(&library, folder.join("libnvrtc.so")).expect("the temporary folder can be written");
+        Some(folder)
+    };
+    FOLDER.get_or_init(make).as_ref()
+}
+
+/// Runs the scenario that has this test's name in a process with the fake driver, and returns what the
+/// fake printed at the end. In that process itself, runs `body`.
+fn scenario(name: &str, settings: &[(&str, &str)], body: fn()) {
+    if std::env::var(SCENARIO).is_ok_and(|wanted| wanted == name) {
+        return body();
+    }
+    let Some(folder) = libraries() else { return };
+    let mut child = Command::new(std::env::current_exe().expect("a test knows its own path"));
+    child.args(["--exact", name, "--nocapture", "--test-threads=1"]);
+    child.env(SCENARIO, name).env("LD_LIBRARY_PATH", folder).env("MYELON_CACHE_DIR", folder.join(name));
+    child.envs(settings.iter().copied());
+    let output = child.output().expect("a test can run itself");
+    let printed = [output.stdout.as_slice(), output.stderr.as_slice()].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "{settings:?}\n{printed}");
+    // Looking for a library by name loads and unloads it, so there are several lines; all must be clean.
+    let mut alive = printed.lines().filter(|line| line.contains("ALIVE")).peekable();
+    assert!(alive.peek().is_some(), "the fake was not found\n{printed}");
+    assert!(alive.all(|line| line.contains(CLEAN)), "{settings:?} left something behind\n{printed}");
+}
+
+#[test]
+fn the_node_is_described() {
+    scenario("the_node_is_described", &[], || {
+        let node = probe().unwrap();
+        assert_eq!((node.driver_version, node.devices.len()), (13000, 2));
+        let info = &node.devices[1];
+        assert_eq!((info.name.as_str(), info.arch(), info.multiprocessors), ("Fake 1", 90, 132));
+        assert_eq!((info.pci_bus_id.as_str(), info.memory_bytes), ("0000:01:00.0", 1 << 34));
+        assert!(info.virtual_memory && info.posix_handles && info.cooperative_launch && !info.run_time_limit);
+        let link = PeerLink { access: true, performance_rank: 0, native_atomics: true };
+        assert_eq!(node.links, [[link; 2]; 2]);
+        assert_eq!(Device::open(2).unwrap_err(), KernelError::NoSuchDevice { ordinal: 2, devices: 2 });
+    });
+}
+
+#[test]
+fn no_gpu_and_a_stub_are_told_apart() {
+    let name = "no_gpu_and_a_stub_are_told_apart";
+    scenario(name, &[("FAKE_FAIL", "cuInit:100")], || match std::env::var("FAKE_FAIL").as_deref() {
+        Ok("cuInit:100") => assert_eq!(probe(), Err(KernelError::NoDevice)),
+        _ => assert_eq!(
+            Device::open(0).unwrap_err().to_string(),
+            "cuInit failed with CUDA_ERROR_STUB_LIBRARY (34)"
+        ),
+    });
+    if std::env::var_os(SCENARIO).is_none() {
+        scenario(name, &[("FAKE_FAIL", "cuInit:34")], || ());
+    }
+}
+
+#[test]
+fn memory_is_mapped_filled_copied_and_found() {
+    scenario("memory_is_mapped_filled_copied_and_found", &[], || {
+        let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
+        let streams = gpus.each_ref().map(|gpu| DeviceStream::new(gpu).unwrap());
+        let memory = DeviceMemory::allocate(&gpus[0], PAGE_BYTES + 1, &gpus).unwrap();
+        assert_eq!((memory.bytes(), memory.mapped_bytes()), (PAGE_BYTES + 1, 2 * PAGE_BYTES));
+        assert!(memory.exportable() && memory.address().is_multiple_of(PAGE_BYTES as u64));
+
+        memory.fill(&streams[0], 7).unwrap();
+        memory.write(&streams[0], 3, b"abc").unwrap();
+        let mut seen = [0; 8];
+        memory.read(&streams[0], 0, &mut seen).unwrap();
+        assert_eq!(seen, [7, 7, 7, b'a', b'b', b'c', 7, 7]);
+        memory.read(&streams[0], PAGE_BYTES - 7, &mut seen).unwrap();
+        let beyond = memory.write(&streams[0], PAGE_BYTES, b"ab").unwrap_err();
+        assert_eq!(beyond, KernelError::OutOfBounds { offset: PAGE_BYTES, bytes: 2, size: PAGE_BYTES + 1 });
+        let foreign = memory.fill(&streams[1], 0).unwrap_err();
+        assert_eq!(foreign, KernelError::WrongDevice { what: "the span", needed: 1, seen: 0 });
+
+        let (base, bytes) = (memory.address(), memory.mapped_bytes());
+        let place = gpus[1].locate(base + 100).unwrap();
+        assert_eq!(place, Some(Location { ordinal: 0, base, bytes }));
+        let here = 0u8;
+        let host = std::ptr::from_ref(&here) as u64;
+        assert_eq!(gpus[0].locate(host).unwrap(), None);
+        assert_eq!(gpus[0].locate(0).unwrap(), None);
+        // SAFETY: the spans are only looked at, and the memory lives.
+        unsafe {
+            let span = gpus[0].span(base + 16, 100).unwrap();
+            assert_eq!((span.ordinal(), span.address(), span.bytes()), (0, base + 16, 100));
+            let wrong = gpus[1].span(base, 1).unwrap_err();
+            assert_eq!(wrong, KernelError::WrongDevice { what: "the buffer", needed: 1, seen: 0 });
+            assert_eq!(gpus[0].span(host, 1), Err(KernelError::NotDeviceMemory { address: host }));
+            let end = base + bytes as u64;
+            assert_eq!(gpus[0].span(end - 1, 2), Err(KernelError::NotDeviceMemory { address: end }));
+            assert!(gpus[0].span(u64::MAX, 2).is_err() && gpus[0].span(0, 0).is_ok());
+        }
+        assert_eq!(DeviceMemory::allocate(&gpus[0], 0, &[]).unwrap_err(), KernelError::ZeroBytes);
+    });
+}
+
+#[test]
+fn a_failed_allocation_leaves_nothing() {
+    for call in ["cuMemCreate", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess"] {
+        scenario("a_failed_allocation_leaves_nothing", &[("FAKE_FAIL", call)], || {
+            let gpu = Device::open(0).unwrap();
+            let error = DeviceMemory::allocate(&gpu, 1, &[]).unwrap_err();
+            let KernelError::Driver { call, code: 999, .. } = error else { panic!("{error}") };
+            assert_eq!(call, std::env::var("FAKE_FAIL").unwrap());
+        });
+        if std::env::var_os(SCENARIO).is_some() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn memory_does_without_handles_and_not_without_access() {
+    let settings = [("FAKE_NO_HANDLES", "1"), ("FAKE_NO_PEERS", "1")];
+    scenario("memory_does_without_handles_and_not_without_access", &settings, || {
+        let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
+        assert!(!DeviceMemory::allocate(&gpus[0], 1, &gpus[..1]).unwrap().exportable());
+        let error = DeviceMemory::allocate(&gpus[0], 1, &gpus).unwrap_err();
+        assert_eq!(error, KernelError::NoPeerAccess { from: 1, to: 0 });
+    });
+}
+
+#[test]
+fn streams_and_events_keep_to_their_gpu() {
+    scenario("streams_and_events_keep_to_their_gpu", &[("FAKE_FAIL", "cuEventQuery:600")], || {
+        let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
+        let stream = DeviceStream::new(&gpus[0]).unwrap();
+        let (start, end) =
+            (DeviceEvent::with_timing(&gpus[0]).unwrap(), DeviceEvent::with_timing(&gpus[0]).unwrap());
+        let other = DeviceEvent::new(&gpus[1]).unwrap();
+        stream.record(&start).unwrap();
+        stream.wait(&other).unwrap();
+        stream.record(&end).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(start.elapsed_us(&end), Ok(1500.0));
+        assert!(start.elapsed_us(&other).is_err());
+        assert_eq!((stream.query(), end.query()), (Ok(true), Ok(false)));
+        assert!(matches!(stream.record(&other), Err(KernelError::WrongDevice { needed: 0, seen: 1, .. })));
+        // SAFETY: the fake's handles are numbers.
+        let borrowed = unsafe { DeviceStream::borrow(&gpus[0], stream.handle()) }.unwrap();
+        assert_eq!(borrowed.handle(), stream.handle());
+        // SAFETY: as above.
+        let foreign = unsafe { DeviceStream::borrow(&gpus[1], stream.handle()) }.unwrap_err();
+        assert_eq!(foreign, KernelError::ForeignStream { ordinal: 1 });
+    });
+}
+
+#[test]
+fn kernels_load_launch_and_report() {
+    scenario("kernels_load_launch_and_report", &[], || {
+        let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
+        for (gpu, cached) in gpus.iter().zip([false, true]) {
+            let kernels = Kernels::load(gpu, ImageChoice::Nvrtc).unwrap();
+            let Image::Nvrtc { version: (13, 0), arch: 90, cached: seen, .. } = kernels.image() else {
+                panic!("{}", kernels.image())
+            };
+            assert_eq!(*seen, cached, "the second GPU takes what the first had compiled");
+            assert_eq!(kernels.iter().count(), DTYPES.len() * OPS.len());
+        }
+        let kernels = Kernels::load(&gpus[0], ImageChoice::Nvrtc).unwrap();
+        let kernel = kernels.all_reduce_ring("bf16", "sum").unwrap();
+        assert_eq!(kernel.name(), "all_reduce_ring_bf16_sum");
+        assert_eq!((kernel.registers(), kernel.static_shared_bytes(), kernel.threads_max()), (100, 128, 512));
+        assert!(matches!(kernels.all_reduce_ring("bf16", "avg"), Err(KernelError::UnknownKernel { .. })));
+        assert_eq!(kernel.resident_blocks(512, 0), Ok(132));
+        assert_eq!(kernel.resident_blocks(128, 0), Ok(528));
+        assert_eq!(kernel.resident_blocks(512, 100 << 10), Ok(132));
+        assert_eq!(kernel.resident_blocks(512, 64 << 10), Ok(132));
+        assert!(matches!(kernel.resident_blocks(512, 1 << 20), Err(KernelError::Driver { .. })));
+
+        let stream = DeviceStream::new(&gpus[0]).unwrap();
+        let page = FaultPage::new(&gpus[0]).unwrap();
+        assert_eq!(page.read(), None);
+        let mut args: AllReduceArgs = bytemuck::Zeroable::zeroed();
+        (args.fault, args.rank) = (page.address(), 5);
+        let shape = |blocks, threads| LaunchShape { blocks, threads, shared_bytes: 0 };
+        let launch = |stream: &DeviceStream, blocks, threads| {
+            // SAFETY: the fake touches only the fault page, which lives.
+            unsafe { kernel.launch(stream, shape(blocks, threads), &args) }
+        };
+        let refused = launch(&stream, 133, 512).unwrap_err();
+        assert!(matches!(refused, KernelError::NotResident { needed: 133, available: 132, .. }), "{refused}");
+        for (blocks, threads) in [(0, 512), (1, 0), (1, 513)] {
+            assert!(matches!(launch(&stream, blocks, threads), Err(KernelError::LaunchShape { .. })));
+        }
+        let other = DeviceStream::new(&gpus[1]).unwrap();
+        assert!(matches!(launch(&other, 1, 512), Err(KernelError::WrongDevice { needed: 0, seen: 1, .. })));
+        assert_eq!(page.read(), None, "nothing was launched so far");
+        launch(&stream, 132, 512).unwrap();
+        let fault = page.read().unwrap();
+        assert_eq!((fault.code, fault.rank, fault.peer, fault.lane), (1, 5, 132, 512));
+        page.clear();
+        assert_eq!(page.read(), None);
+    });
+}
+
+#[test]
+fn a_refused_image_comes_back_with_the_log() {
+    scenario("a_refused_image_comes_back_with_the_log", &[("FAKE_FAIL", "cuModuleLoadDataEx:222")], || {
+        let gpu = Device::open(0).unwrap();
+        for choice in [ImageChoice::Auto, ImageChoice::Nvrtc] {
+            let error = Kernels::load(&gpu, choice).unwrap_err();
+            let KernelError::ImageRefused { code: 222, name, log, .. } = error else { panic!("{error}") };
+            assert_eq!(
+                (name.as_str(), log.as_str()),
+                ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the fake loader says no")
+            );
+        }
+    });
+}
+
+#[test]
+fn an_image_that_lacks_a_kernel_is_refused() {
+    scenario("an_image_that_lacks_a_kernel_is_refused", &[("FAKE_FAIL", "cuModuleGetFunction:500")], || {
+        let gpu = Device::open(0).unwrap();
+        let error = Kernels::load(&gpu, ImageChoice::Nvrtc).unwrap_err();
+        assert!(matches!(error, KernelError::UnknownKernel { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_failed_compilation_comes_back_with_the_log() {
+    scenario(
+        "a_failed_compilation_comes_back_with_the_log",
+        &[("FAKE_FAIL", "nvrtcCompileProgram:6")],
+        || {
+            let gpu = Device::open(0).unwrap();
+            let error = Kernels::load(&gpu, ImageChoice::Nvrtc).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "nvrtcCompileProgram failed with NVRTC_ERROR_COMPILATION (6) the fake log"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_page_that_cannot_be_mapped_is_freed() {
+    let settings = [("FAKE_FAIL", "cuMemHostGetDevicePointer_v2")];
+    scenario("a_page_that_cannot_be_mapped_is_freed", &settings, || {
+        let gpu = Device::open(0).unwrap();
+        assert!(matches!(FaultPage::new(&gpu), Err(KernelError::Driver { code: 999, .. })));
+    });
+}
