@@ -1,0 +1,280 @@
+//! `myelon all-reduce`: plans the cases, runs them, writes the results.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, anyhow};
+use myelon_collectives::{Backend, Builder, Communicator, DataType, ReduceOp, Settings};
+use myelon_lanes::{Forced, format_bytes};
+use owo_colors::{OwoColorize, Stream};
+
+use crate::args::{AllReduce, Format};
+use crate::failure::Failure;
+use crate::measure::{Bench, Case, Effort};
+use crate::plot;
+use crate::progress::Progress;
+use crate::record::{Record, bandwidths, csv_header, csv_line, json_line};
+use crate::sizes::{about_bytes, counts, sizes};
+use crate::table;
+
+/// The largest default size on host ranks and on GPUs.
+const MAX_BYTES_HOST: u64 = 16 << 20;
+const MAX_BYTES_CUDA: u64 = 256 << 20;
+
+/// Runs the command; `true` where nothing was wrong.
+pub fn run(args: &AllReduce) -> Result<bool, Failure> {
+    let placements = args.placements();
+    let (pairs, left_out) = pairs(&args.datatype.0, &args.op.0);
+    check_usage(args, &pairs)?;
+
+    let communicators = builder(args, Settings::from_env()?).build()?;
+    let largest = if communicators[0].backend() == Backend::Cuda { MAX_BYTES_CUDA } else { MAX_BYTES_HOST };
+    let (min, max) = args.byte_range(largest);
+    let sizes = sizes(min, max, args.step()).map_err(Failure::Usage)?;
+    let lines: Vec<Line> = pairs
+        .iter()
+        .flat_map(|&(dtype, op)| {
+            counts(&sizes, dtype.bytes()).into_iter().map(move |count| Line { dtype, op, count })
+        })
+        .collect();
+
+    let mut output = Output { format: args.format, placements: &placements };
+    output.begin(&header(&communicators))?;
+    let bytes_max = usize::try_from(sizes[sizes.len() - 1]).context("the largest size")?;
+    let mut bench = Bench::new(communicators, bytes_max, args.seed)?;
+    let effort = Effort { warmup: args.warmup_iters, iters: args.iters, checks: args.check };
+    let mut progress = Progress::new((lines.len() * placements.len()) as u64);
+    let mut records = Vec::new();
+    for &Line { dtype, op, count } in &lines {
+        let first = records.len();
+        for &in_place in &placements {
+            progress.begin(format!("{dtype} {op} {}", format_bytes((count * dtype.bytes()) as u64)));
+            let case = Case { dtype, op, count, in_place };
+            records.push(record(&mut bench, case, effort)?);
+            progress.step();
+        }
+        progress.aside(|| output.line(&records[first..]))?;
+    }
+    progress.finish();
+    output.end(&summary(&records, &left_out))?;
+    if let Some(path) = &args.plot {
+        plot::draw(path, &records).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    }
+    Ok(all_right(&records))
+}
+
+/// Whether no checked call had a wrong element.
+fn all_right(records: &[Record]) -> bool {
+    records.iter().all(|record| record.wrong.unwrap_or(0) == 0)
+}
+
+/// One line of the table: all placements of one size.
+struct Line {
+    dtype: DataType,
+    op: ReduceOp,
+    count: usize,
+}
+
+/// Refuses what can be seen to be wrong before anything is built.
+fn check_usage(args: &AllReduce, pairs: &[Pair]) -> Result<(), Failure> {
+    if pairs.is_empty() {
+        return Err(Failure::Usage("avg is for floats only: choose f16, bf16, f32 or f64".into()));
+    }
+    if args.plot.is_some() && pairs.len() > plot::SERIES_MAX {
+        return Err(Failure::Usage(format!(
+            "--plot can tell {} combinations of type and operation apart, not {}",
+            plot::SERIES_MAX,
+            pairs.len()
+        )));
+    }
+    // The default of the largest size only widens the range, so one that is bad now stays bad.
+    let (min, max) = args.byte_range(MAX_BYTES_HOST);
+    sizes(min, max, args.step()).map_err(Failure::Usage)?;
+    Ok(())
+}
+
+/// A type and an operation on it.
+type Pair = (DataType, ReduceOp);
+
+/// The pairs to run, and those that do not exist.
+fn pairs(dtypes: &[DataType], ops: &[ReduceOp]) -> (Vec<Pair>, Vec<Pair>) {
+    let all = dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op)));
+    all.partition(|&(dtype, op)| op.supports(dtype))
+}
+
+/// What the flags say, and the environment where they say nothing.
+fn builder(args: &AllReduce, settings: Settings) -> Builder {
+    let forced = forced(args.forced(), settings.forced);
+    let mut builder = Communicator::builder().settings(settings).forced(forced);
+    if let Some(backend) = args.backend {
+        builder = builder.backend(backend);
+    }
+    if let Some(ranks) = args.ranks {
+        builder = builder.ranks(ranks.into());
+    }
+    if let Some(policy) = args.policy {
+        builder = builder.policy(policy);
+    }
+    if let Some(deadline) = args.deadline {
+        builder = builder.deadline(deadline);
+    }
+    builder
+}
+
+/// Each number from the flags, else from the environment.
+fn forced(flags: Forced, environment: Forced) -> Forced {
+    Forced {
+        lanes: flags.lanes.or(environment.lanes),
+        piece_bytes: flags.piece_bytes.or(environment.piece_bytes),
+        slots: flags.slots.or(environment.slots),
+        blocks: flags.blocks.or(environment.blocks),
+        threads: environment.threads,
+    }
+}
+
+fn record(bench: &mut Bench, case: Case, effort: Effort) -> anyhow::Result<Record> {
+    let measured = bench.run(case, effort)?;
+    let communicator = bench.first();
+    let launch = communicator.last_launch().context("rank 0 does not know what it launched")?;
+    let bytes = (case.count * case.dtype.bytes()) as u64;
+    let (algbw_gbps, busbw_gbps) = bandwidths(bytes, communicator.ranks(), measured.time_us);
+    tracing::debug!(?case, ?measured, ?launch, "measured");
+    Ok(Record {
+        backend: communicator.backend().to_string(),
+        ranks: communicator.ranks(),
+        bytes,
+        count: case.count,
+        dtype: case.dtype.to_string(),
+        op: case.op.to_string(),
+        in_place: case.in_place,
+        time_us: measured.time_us,
+        algbw_gbps,
+        busbw_gbps,
+        wrong: measured.wrong,
+        kernel: launch.kernel.to_string(),
+        plan: launch.plan.to_string(),
+        grid: launch.grid,
+        block: launch.block,
+        shared_bytes: launch.shared_bytes,
+        why: launch.why.to_string(),
+    })
+}
+
+/// What runs where: backend and why, ranks and their devices, memory.
+fn header(communicators: &[Communicator]) -> Vec<String> {
+    let first = &communicators[0];
+    vec![
+        format!("myelon {} all-reduce", env!("CARGO_PKG_VERSION")),
+        format!("backend  {}: {}", first.backend(), first.backend_reason()),
+        format!("ranks    {}", ranks_and_devices(communicators)),
+        format!("rings    {} a rank", about_bytes(first.ring_bytes())),
+    ]
+}
+
+/// How many ranks there are, and on what: one name where all are alike, else all in rank order.
+pub fn ranks_and_devices(communicators: &[Communicator]) -> String {
+    let mut names: Vec<String> = communicators.iter().map(Communicator::device_name).collect();
+    names.dedup();
+    format!("{} on {}", communicators.len(), names.join(", "))
+}
+
+/// What the run came to: wrong elements, the mean bus bandwidth, and what was left out.
+fn summary(records: &[Record], left_out: &[Pair]) -> Vec<String> {
+    let checked: Vec<u64> = records.iter().filter_map(|record| record.wrong).collect();
+    let wrong: u64 = checked.iter().sum();
+    let verdict = match (checked.len(), wrong) {
+        (0, _) => "not checked (-c 0)".to_string(),
+        (_, 0) => "0, OK".to_string(),
+        _ => format!("{wrong}, FAILED").if_supports_color(Stream::Stdout, |text| text.red()).to_string(),
+    };
+    let mean = records.iter().map(|record| record.busbw_gbps).sum::<f64>() / records.len().max(1) as f64;
+    let mut lines =
+        vec![format!("wrong elements      {verdict}"), format!("mean bus bandwidth  {mean:.4} GB/s")];
+    if !left_out.is_empty() {
+        let names: Vec<String> = left_out.iter().map(|(dtype, op)| format!("{dtype} {op}")).collect();
+        lines.push(format!("left out            {} (avg is for floats only)", names.join(", ")));
+    }
+    lines
+}
+
+/// Writes results to standard output, and for programs the words around them to standard error.
+struct Output<'a> {
+    format: Format,
+    placements: &'a [bool],
+}
+
+impl Output<'_> {
+    fn begin(&mut self, header: &[String]) -> io::Result<()> {
+        self.words(header)?;
+        match self.format {
+            Format::Table => table::header(self.placements).iter().try_for_each(|line| say(line)),
+            Format::Csv => say(&csv_header()),
+            Format::Json => Ok(()),
+        }
+    }
+
+    fn line(&mut self, records: &[Record]) -> io::Result<()> {
+        match self.format {
+            Format::Table => say(&table::line(records)),
+            Format::Csv => records.iter().try_for_each(|record| say(&csv_line(record))),
+            Format::Json => records.iter().try_for_each(|record| say(&json_line(record))),
+        }
+    }
+
+    fn end(&mut self, summary: &[String]) -> io::Result<()> {
+        self.words(summary)
+    }
+
+    fn words(&self, lines: &[String]) -> io::Result<()> {
+        lines.iter().try_for_each(|line| match self.format {
+            Format::Table => say(&format!("# {line}")),
+            Format::Csv | Format::Json => writeln!(io::stderr(), "# {line}"),
+        })
+    }
+}
+
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::example;
+
+    #[test]
+    fn averages_of_integers_are_left_out_and_named_once() {
+        let (kept, left_out) = pairs(&DataType::ALL, &ReduceOp::ALL);
+        assert_eq!((kept.len(), left_out.len()), (44, 6));
+        let lines = summary(&[example(64, false)], &left_out);
+        assert_eq!(lines.iter().filter(|line| line.contains("i32 avg")).count(), 1);
+        assert!(!lines.iter().any(|line| line.contains("f32 avg")));
+        assert_eq!(summary(&[example(64, false)], &[]).len(), 2);
+    }
+
+    #[test]
+    fn the_verdict_tells_right_wrong_and_unchecked_apart() {
+        let with =
+            |wrong| summary(&[example(64, false), Record { wrong, ..example(64, true) }], &[])[0].clone();
+        assert!(with(Some(0)).contains("0, OK"));
+        assert!(with(Some(3)).contains("3, FAILED"));
+        let unchecked = summary(&[Record { wrong: None, ..example(64, true) }], &[]);
+        assert!(unchecked[0].contains("not checked"));
+    }
+
+    #[test]
+    fn one_wrong_element_anywhere_fails_the_command() {
+        let with = |wrong| Record { wrong, ..example(64, false) };
+        assert!(all_right(&[with(Some(0)), with(None)]));
+        assert!(!all_right(&[with(Some(0)), with(Some(1)), with(None)]));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_number_by_number() {
+        let flags = Forced { lanes: Some(2), ..Forced::default() };
+        let environment = Forced { lanes: Some(4), slots: Some(8), ..Forced::default() };
+        assert_eq!(
+            forced(flags, environment),
+            Forced { lanes: Some(2), slots: Some(8), ..Forced::default() }
+        );
+    }
+}

@@ -1,0 +1,372 @@
+//! The arguments of the command, with their help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use myelon_collectives::{Backend, DataType, ReduceOp};
+use myelon_lanes::{Forced, Policy};
+
+use crate::sizes::Step;
+
+/// Collectives for the GPUs of one NVLink node, and for host threads as ranks
+#[derive(Debug, Parser)]
+#[command(name = "myelon", version, after_long_help = EXIT_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_HELP: &str = "\
+Exit code: 0 all is right; 1 wrong elements, or the run failed; 2 bad usage or a bad setting.
+Set MYELON_LOG=debug (or info, trace, crate=level) to see on stderr what is decided and launched.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    AllReduce(Box<AllReduce>),
+    Info(Info),
+}
+
+/// Shows devices, links, settings, and what would be used
+#[derive(Args, Debug)]
+pub struct Info {}
+
+/// Runs, checks and times all-reduces over a range of sizes
+///
+/// The flags and columns are those of nccl-tests. Without a GPU everything runs on host threads and says so.
+#[derive(Args, Debug)]
+#[command(after_long_help = ALL_REDUCE_HELP)]
+pub struct AllReduce {
+    /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 8]
+    #[arg(short = 'b', long, alias = "minbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
+    pub min_bytes: Option<u64>,
+    /// Largest size, included where the steps meet it [default: 16M on the host, 256M on GPUs]
+    #[arg(short = 'e', long, alias = "maxbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
+    pub max_bytes: Option<u64>,
+    /// The next size is FACTOR times the last [default: 2]
+    #[arg(short = 'f', long, alias = "stepfactor", value_name = "FACTOR", help_heading = "Sizes")]
+    pub step_factor: Option<u64>,
+    /// The next size is BYTES more than the last
+    #[arg(
+        short = 'i',
+        long,
+        alias = "stepbytes",
+        value_parser = bytes,
+        value_name = "BYTES",
+        conflicts_with = "step_factor",
+        help_heading = "Sizes"
+    )]
+    pub step_bytes: Option<u64>,
+
+    /// Element type: f16 bf16 f32 f64 i8 u8 i32 u32 i64 u64, or all
+    #[arg(short = 'd', long, default_value = "f32", value_parser = data_types, value_name = "TYPE", help_heading = "What")]
+    pub datatype: Choice<DataType>,
+    /// Reduction: sum prod min max avg, or all; avg is for floats only
+    #[arg(short = 'o', long, default_value = "sum", value_parser = operations, value_name = "OP", help_heading = "What")]
+    pub op: Choice<ReduceOp>,
+    /// Only calls whose result replaces the input [default: both]
+    #[arg(long, conflicts_with = "out_of_place", help_heading = "What")]
+    pub in_place: bool,
+    /// Only calls whose result goes to another buffer [default: both]
+    #[arg(long, help_heading = "What")]
+    pub out_of_place: bool,
+
+    /// Timed calls of each size
+    #[arg(
+        short = 'n',
+        long,
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N",
+        help_heading = "How often"
+    )]
+    pub iters: u32,
+    /// Calls before the timed ones
+    #[arg(
+        short = 'w',
+        long,
+        alias = "warmup_iters",
+        default_value_t = 5,
+        value_name = "N",
+        help_heading = "How often"
+    )]
+    pub warmup_iters: u32,
+    /// Checked calls of each size, with fresh values each; 0 turns the check off
+    #[arg(short = 'c', long, default_value_t = 1, value_name = "N", help_heading = "How often")]
+    pub check: u32,
+    /// Where the test values start; the same seed gives the same values
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "How often")]
+    pub seed: u64,
+
+    /// Where the ranks live: auto (GPUs where they can be used, else the host), host (threads), cuda (GPUs)
+    #[arg(long, value_parser = backend, value_name = "auto|host|cuda", help_heading = "Where")]
+    pub backend: Option<Backend>,
+    /// Number of ranks, 2 to 8 [default: 2 on the host, all GPUs]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8), value_name = "N", help_heading = "Where")]
+    pub ranks: Option<u8>,
+    /// How long a rank waits for another before the call is an error
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", help_heading = "Where")]
+    pub deadline: Option<Duration>,
+
+    /// How plans are chosen: auto (what measures best), harness or yali (the heuristics of the ancestors)
+    #[arg(long, value_name = "auto|harness|yali", help_heading = "Plan")]
+    pub policy: Option<Policy>,
+    /// Force the number of lanes
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub lanes: Option<u32>,
+    /// Force the payload of a slot, such as 16K
+    #[arg(long, value_parser = slot_bytes, value_name = "BYTES", help_heading = "Plan")]
+    pub slot_bytes: Option<u32>,
+    /// Force the number of slots of a ring, a power of two
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub slots: Option<u32>,
+    /// Force the number of blocks of the launch, a multiple of 3
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub blocks: Option<u32>,
+
+    /// A table for people, or lines for programs
+    #[arg(long, value_enum, default_value_t = Format::Table, help_heading = "Output")]
+    pub format: Format,
+    /// Draw bus bandwidth and time over size
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+}
+
+// Paragraphs are one line, which clap wraps; tables are narrow enough for 80 columns.
+const ALL_REDUCE_HELP: &str = "\
+Columns:
+  size          payload of a rank in bytes, in whole elements (see below)
+  count         elements of a rank
+  type, redop   element type and reduction
+  time          microseconds of one call: mean of -n calls, slowest rank
+  algbw         size / time, in 1e9 bytes a second
+  busbw         algbw * 2 * (ranks - 1) / ranks: what each link carries
+  #wrong        elements that differ from the reference in any bit, plus bytes
+                written behind the buffer, over all ranks; N/A with -c 0
+  kernel, plan  what was launched, as the launch reported it
+
+Sizes are rounded down to whole elements. A size below one element is a call with 0 elements, which \
+must work too. Sizes that come to the same count run once. Averages of integers do not exist; with \
+'-d all' or '-o all' they are left out and the summary says so.
+
+What is timed: every rank has a host thread. After -w calls the threads meet at a barrier; each then \
+takes a mark on its stream, enqueues -n calls on the same buffers, takes a second mark, and waits. Time \
+is the difference of the marks over -n, so the cost of enqueueing counts where it is not hidden. \
+In-place calls reduce their own results again and again, so floats may reach infinity while timed.
+
+What is checked: -c calls with inputs from a hash of seed, rank, round and position, and the result of \
+the last timed call out of place. Outputs are poisoned before, and compared byte for byte with a \
+reference that is computed on the host, on every rank.
+
+Examples:
+  A quick look, 8 B to 16 MiB on a laptop
+    myelon all-reduce
+  Doubling sizes of bf16
+    myelon all-reduce -b 1K -e 1G -f 2 -d bf16
+  Every type and reduction at crooked sizes
+    myelon all-reduce -b 1 -e 1M -f 7 -d all -o all
+  Five threads as ranks, three checks a size
+    myelon all-reduce --backend host --ranks 5 -c 3
+  For programs
+    myelon all-reduce --format json | jq .busbw_gbps
+  A forced plan, with a picture
+    myelon all-reduce --lanes 8 --slots 4 --plot busbw.svg
+
+Exit code: 0 all is right; 1 wrong elements, or the run failed; 2 bad usage or a bad setting.";
+
+impl AllReduce {
+    /// The smallest and largest size, where `largest` is the default of the backend in use.
+    ///
+    /// One that is given moves the other's default, so that `-b 1G` or `-e 4` alone is a range.
+    pub fn byte_range(&self, largest: u64) -> (u64, u64) {
+        const SMALLEST: u64 = 8;
+        let min = self.min_bytes.unwrap_or(SMALLEST.min(self.max_bytes.unwrap_or(SMALLEST)));
+        (min, self.max_bytes.unwrap_or(largest.max(min)))
+    }
+
+    /// How the sizes grow.
+    pub fn step(&self) -> Step {
+        self.step_bytes.map_or(Step::Factor(self.step_factor.unwrap_or(2)), Step::Bytes)
+    }
+
+    /// The placements to run, `true` for in place, in the order of the table.
+    pub fn placements(&self) -> Vec<bool> {
+        match (self.in_place, self.out_of_place) {
+            (true, _) => vec![true],
+            (_, true) => vec![false],
+            _ => vec![false, true],
+        }
+    }
+
+    /// What the user insists on, or nothing.
+    pub fn forced(&self) -> Forced {
+        let Self { lanes, slot_bytes, slots, blocks, .. } = *self;
+        Forced { lanes, piece_bytes: slot_bytes, slots, blocks, threads: None }
+    }
+}
+
+/// One value, or all there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice<T>(pub Vec<T>);
+
+/// How results are written to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns, one line a size
+    Table,
+    /// Comma separated, with a header, one line a size and placement
+    Csv,
+    /// One object a line, one line a size and placement
+    Json,
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|_| "known are auto, host, cuda".into())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    myelon_lanes::parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn slot_bytes(text: &str) -> Result<u32, String> {
+    u32::try_from(bytes(text)?).map_err(|_| format!("`{text}` is 4 GiB or more"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    let deadline = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    if deadline.is_zero() { Err("a deadline of 0 seconds cannot be met".into()) } else { Ok(deadline) }
+}
+
+/// What nccl-tests call our types.
+const NCCL_TYPES: [(&str, &str); 10] = [
+    ("half", "f16"),
+    ("bfloat16", "bf16"),
+    ("float", "f32"),
+    ("double", "f64"),
+    ("int8", "i8"),
+    ("uint8", "u8"),
+    ("int32", "i32"),
+    ("uint32", "u32"),
+    ("int64", "i64"),
+    ("uint64", "u64"),
+];
+
+fn data_types(text: &str) -> Result<Choice<DataType>, String> {
+    let text = NCCL_TYPES.iter().find(|(theirs, _)| *theirs == text).map_or(text, |(_, ours)| ours);
+    choice(text, &DataType::ALL, |dtype| dtype.name())
+}
+
+fn operations(text: &str) -> Result<Choice<ReduceOp>, String> {
+    choice(text, &ReduceOp::ALL, |op| op.name())
+}
+
+fn choice<T>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<Choice<T>, String>
+where
+    T: Copy + std::str::FromStr,
+{
+    if text == "all" {
+        return Ok(Choice(all.to_vec()));
+    }
+    let one = text.parse().map_err(|_| {
+        let known: Vec<&str> = all.iter().map(|&value| name(value)).collect();
+        format!("known are {} and all", known.join(", "))
+    })?;
+    Ok(Choice(vec![one]))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<AllReduce, clap::Error> {
+        let line = ["myelon", "all-reduce"].iter().chain(flags);
+        Cli::try_parse_from(line).map(|cli| match cli.command {
+            Command::AllReduce(args) => *args,
+            Command::Info(_) => unreachable!("the line says all-reduce"),
+        })
+    }
+
+    fn refused(flags: &[&str]) -> String {
+        parse(flags).map(|_| ()).expect_err("should be refused").to_string()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_of_nccl_tests_are_understood() {
+        let args = parse(&[
+            "-b", "1", "-e", "1M", "-f", "7", "-d", "all", "-o", "all", "-n", "3", "-w", "0", "-c", "2",
+        ]);
+        let args = args.unwrap();
+        assert_eq!(args.byte_range(0), (1, 1 << 20));
+        assert_eq!(args.step(), Step::Factor(7));
+        assert_eq!(args.datatype.0, DataType::ALL);
+        assert_eq!(args.op.0, ReduceOp::ALL);
+        assert_eq!((args.iters, args.warmup_iters, args.check), (3, 0, 2));
+        let long = ["--minbytes", "4K", "--maxbytes", "1G", "--stepbytes", "1M", "--warmup_iters", "2"];
+        let args = parse(&long).unwrap();
+        assert_eq!(args.byte_range(0), (4 << 10, 1 << 30));
+        assert_eq!(args.step(), Step::Bytes(1 << 20));
+        assert_eq!(args.warmup_iters, 2);
+    }
+
+    #[test]
+    fn the_type_names_of_nccl_tests_are_understood() {
+        for (theirs, ours) in NCCL_TYPES {
+            assert_eq!(parse(&["-d", theirs]).unwrap().datatype, Choice(vec![ours.parse().unwrap()]));
+        }
+    }
+
+    #[test]
+    fn what_is_forced_goes_on_as_it_is() {
+        assert!(parse(&[]).unwrap().forced().is_empty());
+        let args = parse(&["--lanes", "8", "--slot-bytes", "16K", "--slots", "4", "--blocks", "24"]).unwrap();
+        assert_eq!(args.forced().to_string(), "lanes=8 slot=16KiB slots=4 blocks=24");
+        assert!(refused(&["--slot-bytes", "4G"]).contains("4G"));
+        assert!(refused(&["--policy", "fast"]).contains("auto, harness, yali"));
+    }
+
+    #[test]
+    fn one_end_moves_the_default_of_the_other() {
+        assert_eq!(parse(&[]).unwrap().byte_range(1 << 24), (8, 1 << 24));
+        assert_eq!(parse(&["-b", "1G"]).unwrap().byte_range(1 << 24), (1 << 30, 1 << 30));
+        assert_eq!(parse(&["-e", "4"]).unwrap().byte_range(1 << 24), (4, 4));
+        assert_eq!(parse(&["-b", "9", "-e", "4"]).unwrap().byte_range(1 << 24), (9, 4));
+    }
+
+    #[test]
+    fn both_placements_unless_one_is_asked_for() {
+        assert_eq!(parse(&[]).unwrap().placements(), [false, true]);
+        assert_eq!(parse(&["--in-place"]).unwrap().placements(), [true]);
+        assert_eq!(parse(&["--out-of-place"]).unwrap().placements(), [false]);
+        assert!(refused(&["--in-place", "--out-of-place"]).contains("cannot be used with"));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_what_is_known() {
+        assert!(refused(&["-d", "f33"]).contains("f16, bf16, f32, f64"));
+        assert!(refused(&["-o", "xor"]).contains("sum, prod, min, max, avg and all"));
+        assert!(refused(&["-b", "12Q"]).contains("12Q"));
+        assert!(refused(&["-b", "-4"]).contains("-4"));
+        assert!(refused(&["-f", "2", "-i", "4"]).contains("cannot be used with"));
+        assert!(refused(&["--ranks", "1"]).contains("2..=8"));
+        assert!(refused(&["--ranks", "9"]).contains("2..=8"));
+        assert!(refused(&["-n", "0"]).contains("-n") || refused(&["-n", "0"]).contains("--iters"));
+        assert!(refused(&["--backend", "rocm"]).contains("cuda"));
+        assert!(refused(&["--format", "xml"]).contains("json"));
+        for deadline in ["0", "soon", "NaN", "inf"] {
+            assert!(refused(&["--deadline", deadline]).contains("--deadline"), "{deadline}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_may_be_a_fraction() {
+        assert_eq!(parse(&["--deadline", "0.25"]).unwrap().deadline, Some(Duration::from_millis(250)));
+    }
+}
