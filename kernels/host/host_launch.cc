@@ -5,8 +5,6 @@
 
 #include "../src/all_reduce_ring.cu"
 
-#include <cstring>
-#include <deque>
 #include <thread>
 #include <vector>
 
@@ -57,7 +55,7 @@ extern "C" int myelon_host_launch(char const* name, AllReduceArgs const* args, u
         for (u32 block = 0; block < blocks; ++block) {
             shared.emplace_back(threads);
             for (u32 thread = 0; thread < threads; ++thread) {
-                running.emplace_back([&entry, args, place = HostThread{&shared.back(), thread, threads, block, 0}] {
+                running.emplace_back([&entry, args, place = HostThread{&shared.back(), thread, block, 0}] {
                     host_thread = place;
                     entry.kernel(*args);
                 });

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 
 namespace myelon {
 
@@ -31,43 +32,52 @@ struct alignas(16) vec16 {
 };
 
 #define MYELON_DEVICE inline
-#define MYELON_THREADS_MAX 512
 #define MYELON_KERNEL(name) extern "C" void name(AllReduceArgs const& args)
 
-constexpr u32 block_words_max = 16;
+constexpr u32 block_words_max = 40;
+constexpr u32 barriers_max = 4;
+constexpr u32 warp_threads = 16;
 
 // What the threads of one block share.
 struct HostBlock {
-    explicit HostBlock(u32 threads) : barrier(threads) {}
+    using Barrier = std::barrier<>;
+    explicit HostBlock(u32 threads) : threads(threads), barriers{Barrier(threads), Barrier(threads), Barrier(threads), Barrier(threads)} {
+        for (u32 warp = 0; warp * warp_threads < threads; ++warp) warps.emplace_back();
+    }
+    struct Warp {
+        Barrier barrier{warp_threads};
+        int votes[2] = {0, 0};  // of this vote and of the next, by turns
+    };
+    u32 threads;
     u64 words[block_words_max] = {};
-    std::barrier<> barrier;
-    int votes[2] = {0, 0};  // of this barrier and of the next, by turns
+    Barrier barriers[barriers_max];
+    std::deque<Warp> warps;  // a barrier cannot move
 };
 
 struct HostThread {
     HostBlock* block;
-    u32 thread, threads, index;
-    u32 turn;  // barriers with a vote that this thread has passed
+    u32 thread, index;
+    u32 turn;  // votes that this thread has taken part in
 };
 
 extern thread_local HostThread host_thread;
 
-constexpr u32 warp_threads = 8;
 inline u32 thread_index() { return host_thread.thread; }
-inline u32 thread_count() { return host_thread.threads; }
+inline u32 thread_count() { return host_thread.block->threads; }
 inline u32 block_index() { return host_thread.index; }
-inline void block_sync() { host_thread.block->barrier.arrive_and_wait(); }
+inline void barrier_sync(u32 barrier) { host_thread.block->barriers[barrier].arrive_and_wait(); }
+inline void barrier_arrive(u32 barrier) { (void)host_thread.block->barriers[barrier].arrive(); }
 
-inline bool block_any(bool mine) {
-    HostBlock& block = *host_thread.block;
-    int* votes = &block.votes[host_thread.turn++ % 2];
-    if (mine) __atomic_fetch_add(votes, 1, __ATOMIC_RELAXED);
-    block.barrier.arrive_and_wait();
-    bool any = __atomic_load_n(votes, __ATOMIC_RELAXED) != 0;
+inline bool warp_all(bool mine) {
+    HostBlock::Warp& warp = host_thread.block->warps[host_thread.thread / warp_threads];
+    int* const noes = &warp.votes[host_thread.turn++ % 2];
+    if (!mine) __atomic_fetch_add(noes, 1, __ATOMIC_RELAXED);
+    warp.barrier.arrive_and_wait();
+    bool const all = __atomic_load_n(noes, __ATOMIC_RELAXED) == 0;
     // Everybody has read the votes before anybody clears them, and the next vote uses the other word.
-    block.barrier.arrive_and_wait();
-    if (host_thread.thread == 0) __atomic_store_n(votes, 0, __ATOMIC_RELAXED);
-    return any;
+    warp.barrier.arrive_and_wait();
+    if (host_thread.thread % warp_threads == 0) __atomic_store_n(noes, 0, __ATOMIC_RELAXED);
+    return all;
 }
 
 inline u64* block_words() { return host_thread.block->words; }

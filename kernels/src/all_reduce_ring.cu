@@ -15,10 +15,14 @@
 // this rank's copy of it, which scatter published after reading it; own pieces are read and written by one
 // and the same thread.
 //
+// A block is its movers, who copy and add, and behind them one signal warp, which waits for peers and
+// tells them: see run_lane. Publishing a slot means to wait until its bytes have landed at the peer, one
+// round trip; meanwhile the movers are in the next round.
+//
 // PROGRESS  Every role serves its lanes in the same order on every rank, and a lane's roles are different
 //           blocks, so the lowest unfinished round of the lowest unfinished lane can always move.
 // ERRORS    A wait that ends badly records why, raises every rank's abort word, and the block returns at
-//           once: nothing is published, no credit is returned, no cursor moves.
+//           once: nothing more is published, no credit is returned, no cursor moves.
 
 #include "myelon/payload.cuh"
 #include "myelon/reduce.cuh"
@@ -26,18 +30,97 @@
 
 namespace myelon {
 
-// Copies of 16 bytes that a thread has in flight at once, where vectors move whole.
+// Copies of 16 bytes that a mover has in flight at once, where vectors move whole.
 constexpr u32 depth_whole = 4;
 
-// A thread serves at most one edge: thread i the edge with peer i as this role's main one, and thread
-// second_edge + i, a warp further, the other one.
-constexpr u32 second_edge = warp_threads;
+// Threads of the signal warp: thread i serves peer i on the role's main edge, thread second_edge + i on
+// its other edge.
+constexpr u32 second_edge = warp_threads / 2;
+static_assert(second_edge >= ranks_max - 1, "a thread serves one edge");
 
-// Whether all waits of the block went well. Behind it the block sees what the waits acquired, and the
-// slot addresses that the waiting threads left in block_words().
-MYELON_DEVICE bool all_well(bool mine) { return !block_any(!mine); }
+MYELON_DEVICE u32 mover_count() { return thread_count() - warp_threads; }
 
-MYELON_DEVICE vec16* slot_of(u32 word) { return reinterpret_cast<vec16*>(block_words()[word]); }
+// What the signal warp leaves for the movers, by turns for even and odd rounds: the chunk, the slot
+// addresses, and whether to go on. Barriers likewise: ready(round) lets the movers begin, moved(round)
+// ends their round.
+struct Turn {
+    Chunk chunk;
+    vec16* slot[2 * ranks_max];
+    u32 stop;
+};
+static_assert(2 * sizeof(Turn) <= block_words_max * sizeof(u64) && barriers_max >= 4, "two turns fit");
+MYELON_DEVICE Turn& turn_of(u64 round) { return reinterpret_cast<Turn*>(block_words())[round % 2]; }
+MYELON_DEVICE u32 ready(u64 round) { return static_cast<u32>(round % 2); }
+MYELON_DEVICE u32 moved(u64 round) { return static_cast<u32>(2 + round % 2); }
+
+// The edge that a thread of the signal warp serves, if any.
+struct Served {
+    bool any;
+    Edge edge;
+    u32 place;  // where the movers look for its slot: Turn::slot
+};
+
+// Runs the rounds of one lane in one role; false where a wait gave up. Movers call move(turn); a thread
+// of the signal warp serves its edge, if it has one.
+template <typename Move>
+MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Served const& served, Move move) {
+    u64 const rounds = lane_rounds(args, lane);
+    if (thread_index() < mover_count()) {
+        for (u64 round = 0; round < rounds; ++round) {
+            barrier_sync(ready(round));
+            Turn const& turn = turn_of(round);
+            if (turn.stop != 0) return false;
+            move(turn);
+            barrier_arrive(moved(round));
+        }
+        return true;
+    }
+
+    u64 const first = *cursor_word(args, role, lane);
+    auto const let_begin = [&](u64 round, bool well) {
+        Turn& turn = turn_of(round);
+        if (served.any) turn.slot[served.place] = reinterpret_cast<vec16*>(slot_address(served.edge.ring, first + round));
+        if (thread_index() == mover_count()) {
+            turn.chunk = chunk_at(args, lane, round);
+            turn.stop = well ? 0 : 1;
+        }
+        barrier_arrive(ready(round));
+    };
+    auto const is_ready = [&](u64 round) {
+        return round < rounds && warp_all(!served.any || is_edge_ready(args, served.edge, first + round));
+    };
+    // Behind moved(round): one fence, and then each peer is told of its slot, or given credit.
+    auto const tell = [&](u64 round) {
+        u64 const sequence = first + round;
+        bool const publishes = served.any && !served.edge.is_slot();
+        bool const batch_is_full = (round + 1) % args.credit_batch == 0 || round + 1 == rounds;
+        bool const releases = served.any && served.edge.is_slot() && batch_is_full;
+        if (publishes) st_relaxed_sys(&trailer(served.edge.ring, sequence)->call, args.call);
+        if (publishes || releases) release_fence();
+        if (publishes) publish_slot(served.edge.ring, sequence);
+        if (releases) release_slot(served.edge.ring, sequence);
+    };
+
+    // The next round may begin before this one is told, where its slots and credit are there already.
+    bool begun = false;
+    for (u64 round = 0; round < rounds; ++round) {
+        if (!begun) {
+            bool const well = warp_all(!served.any || wait_for_edge(args, served.edge, first + round));
+            let_begin(round, well);
+            if (!well) return false;
+        }
+        begun = is_ready(round + 1);
+        if (begun) let_begin(round + 1, true);
+        barrier_sync(moved(round));
+        if (!begun) {
+            begun = is_ready(round + 1);
+            if (begun) let_begin(round + 1, true);
+        }
+        tell(round);
+    }
+    if (thread_index() == mover_count()) *cursor_word(args, role, lane) = first + rounds;
+    return true;
+}
 
 // Calls load(i, vector, at) and then store(i, vector, at, value) for every vector of the pieces of all
 // peers: i counts the peers, `vector` is the place in the slot, `at` the place in the payload.
@@ -45,14 +128,14 @@ template <u32 depth, typename Load, typename Store>
 MYELON_DEVICE void move_pieces(AllReduceArgs const& args, Chunk const& chunk, Load load, Store store) {
     u32 const longest = chunk.piece_count_max();
     u32 const total = (args.ranks - 1) * longest;
-    for (u32 base = thread_index(); base < total; base += depth * thread_count()) {
+    for (u32 base = thread_index(); base < total; base += depth * mover_count()) {
         vec16 value[depth];
         u32 peer[depth], vector[depth];
         u64 at[depth];
         bool used[depth];
 #pragma unroll
         for (u32 d = 0; d < depth; ++d) {
-            u32 const index = base + d * thread_count();
+            u32 const index = base + d * mover_count();
             peer[d] = index / longest;
             vector[d] = index % longest;
             used[d] = false;
@@ -70,144 +153,110 @@ MYELON_DEVICE void move_pieces(AllReduceArgs const& args, Chunk const& chunk, Lo
 }
 
 template <typename Unit>
-MYELON_DEVICE void scatter_role(AllReduceArgs const& args, u32 lane) {
-    u32 const me = thread_index();
-    bool const serves = me < args.ranks - 1;
-    u32 const peer = serves ? peer_at(args, me) : 0;
+MYELON_DEVICE bool scatter_role(AllReduceArgs const& args, u32 lane) {
     Payload<Unit> const input(args.input, args.bytes);
-    u64 const first = *cursor_word(args, Role::scatter, lane);
-    u64 const rounds = lane_rounds(args, lane);
-    for (u64 round = 0; round < rounds; ++round) {
-        u64 const sequence = first + round;
-        RingConfig ring = {};
-        bool well = true;
-        if (serves) {
-            ring = ring_at(args, Movement::scatter, lane, args.rank, peer);
-            well = credit_ready(args, Movement::scatter, lane, peer, sequence);
-            block_words()[me] = slot_address(ring, sequence);
-        }
-        if (!all_well(well)) return;
-
-        // From the owner's slice of the input to the owner's slot: `at` and `vector` are of the owner's piece.
-        Chunk const chunk = chunk_at(args, lane, round);
-        auto const store = [](u32 i, u32 vector, u64, vec16 const& value) { store_slot(slot_of(i) + vector, value); };
-        if (input.whole_to(chunk.end)) {
+    Served served = {};
+    u32 const i = thread_index() - mover_count();
+    if (i < args.ranks - 1) served = {true, edge_to(args, Movement::scatter, lane, peer_at(args, i)), i};
+    return run_lane(args, Role::scatter, lane, served, [&](Turn const& turn) {
+        auto const store = [&](u32 peer, u32 vector, u64, vec16 const& value) { store_slot(turn.slot[peer] + vector, value); };
+        if (input.whole_to(turn.chunk.end)) {
             auto const load = [&](u32, u32, u64 at) { return input.load_whole(at); };
-            move_pieces<depth_whole>(args, chunk, load, store);
+            move_pieces<depth_whole>(args, turn.chunk, load, store);
         } else {
             auto const load = [&](u32, u32, u64 at) { return input.load(at); };
-            move_pieces<1>(args, chunk, load, store);
+            move_pieces<1>(args, turn.chunk, load, store);
         }
+    });
+}
 
-        block_sync();
-        if (serves) {
-            st_relaxed_sys(&trailer(ring, sequence)->call, args.call);
-            release_fence();
-            publish_slot(ring, sequence);
+// Sums `depth` vectors a mover at a time, for up to `most` ranks: most * depth loads are in flight at once.
+template <typename E, typename Op, u32 most, u32 depth>
+MYELON_DEVICE void sum_piece(AllReduceArgs const& args, Turn const& turn) {
+    using Unit = typename E::Unit;
+    Payload<Unit> const input(args.input, args.bytes), output(args.output, args.bytes);
+    u32 const divisor = (args.flags & flag_average) != 0 ? args.ranks : 1;
+    u64 const start = turn.chunk.piece_start(args.rank);
+    u32 const count = turn.chunk.piece_count(args.rank);
+    bool const whole_in = input.whole_to(turn.chunk.end), whole_out = output.whole_to(turn.chunk.end);
+    for (u32 base = thread_index(); base < count; base += depth * mover_count()) {
+        vec16 of_rank[depth][most];
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u32 const vector = base + d * mover_count();
+            if (vector >= count) continue;
+            vec16 const own = whole_in ? input.load_whole(start + vector) : input.load(start + vector);
+#pragma unroll
+            for (u32 rank = 0; rank < most; ++rank) {
+                of_rank[d][rank] = own;
+                if (rank < args.ranks && rank != args.rank) of_rank[d][rank] = load_slot(turn.slot[rank] + vector);
+            }
+        }
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u32 const vector = base + d * mover_count();
+            if (vector >= count) continue;
+            vec16 const joined = join_ranks<E, Op>(of_rank[d], args.ranks, divisor);
+            if (whole_out) output.store_whole(start + vector, joined);
+            else output.store(start + vector, joined);
+#pragma unroll 1
+            for (u32 i = 0; i < args.ranks - 1; ++i) store_slot(turn.slot[ranks_max + i] + vector, joined);
         }
     }
-    if (me == 0) *cursor_word(args, Role::scatter, lane) = first + rounds;
 }
 
 template <typename E, typename Op>
-MYELON_DEVICE void reduce_role(AllReduceArgs const& args, u32 lane) {
-    using Unit = typename E::Unit;
-    u32 const me = thread_index(), peers = args.ranks - 1;
-    bool const serves = me < peers, serves_second = me - second_edge < peers;
-    u32 const peer = serves ? peer_at(args, me) : serves_second ? peer_at(args, me - second_edge) : 0;
-    u32 const divisor = (args.flags & flag_average) != 0 ? args.ranks : 1;
-    Payload<Unit> const input(args.input, args.bytes), output(args.output, args.bytes);
-    u64 const first = *cursor_word(args, Role::reduce, lane);
-    u64 const rounds = lane_rounds(args, lane);
-    for (u64 round = 0; round < rounds; ++round) {
-        u64 const sequence = first + round;
-        bool well = true;
-        if (serves) {  // block_words()[rank]: that rank's piece
-            well = slot_ready(args, Movement::scatter, lane, peer, sequence);
-            block_words()[peer] = slot_address(ring_at(args, Movement::scatter, lane, peer, args.rank), sequence);
-        } else if (serves_second) {  // block_words()[ranks_max + i]: the slot towards peer i
-            well = credit_ready(args, Movement::gather, lane, peer, sequence);
-            RingConfig const ring = ring_at(args, Movement::gather, lane, args.rank, peer);
-            block_words()[ranks_max + me - second_edge] = slot_address(ring, sequence);
-        }
-        if (!all_well(well)) return;
-
-        Chunk const chunk = chunk_at(args, lane, round);
-        u64 const start = chunk.piece_start(args.rank);
-        u32 const count = chunk.piece_count(args.rank);
-        for (u32 vector = me; vector < count; vector += thread_count()) {
-            vec16 const own = input.load(start + vector);
-            vec16 of_rank[ranks_max];
-#pragma unroll
-            for (u32 rank = 0; rank < ranks_max; ++rank) {
-                of_rank[rank] = own;
-                if (rank < args.ranks && rank != args.rank) of_rank[rank] = load_slot(slot_of(rank) + vector);
-            }
-            vec16 const joined = join_ranks<E, Op>(of_rank, args.ranks, divisor);
-            output.store(start + vector, joined);
-#pragma unroll 1
-            for (u32 i = 0; i < peers; ++i) store_slot(slot_of(ranks_max + i) + vector, joined);
-        }
-
-        block_sync();
-        if (serves) {
-            RingConfig const gather = ring_at(args, Movement::gather, lane, args.rank, peer);
-            st_relaxed_sys(&trailer(gather, sequence)->call, args.call);
-            release_fence();
-            publish_slot(gather, sequence);
-            if ((round + 1) % args.credit_batch == 0 || round + 1 == rounds) {
-                release_slot(ring_at(args, Movement::scatter, lane, peer, args.rank), sequence);
-            }
-        }
+MYELON_DEVICE bool reduce_role(AllReduceArgs const& args, u32 lane) {
+    Served served = {};
+    u32 const i = thread_index() - mover_count();
+    if (i < args.ranks - 1) {  // slot[rank]: what that rank sent
+        u32 const peer = peer_at(args, i);
+        served = {true, edge_from(args, Movement::scatter, lane, peer), peer};
+    } else if (i - second_edge < args.ranks - 1) {  // slot[ranks_max + i]: towards peer i
+        served = {true, edge_to(args, Movement::gather, lane, peer_at(args, i - second_edge)), ranks_max + i - second_edge};
     }
-    if (me == 0) *cursor_word(args, Role::reduce, lane) = first + rounds;
+    return run_lane(args, Role::reduce, lane, served, [&](Turn const& turn) {
+        // Eight vectors a mover in flight; four of bytes, whose sixteen accumulators take the registers.
+        constexpr u32 vectors = sizeof(typename E::Unit) == 1 ? 4 : 8;
+        if (args.ranks <= 2) sum_piece<E, Op, 2, vectors / 2>(args, turn);
+        else if (args.ranks <= 4) sum_piece<E, Op, 4, vectors / 4>(args, turn);
+        else sum_piece<E, Op, 8, 1>(args, turn);
+    });
 }
 
 template <typename Unit>
-MYELON_DEVICE void gather_role(AllReduceArgs const& args, u32 lane) {
-    u32 const me = thread_index();
-    bool const serves = me < args.ranks - 1;
-    u32 const peer = serves ? peer_at(args, me) : 0;
+MYELON_DEVICE bool gather_role(AllReduceArgs const& args, u32 lane) {
     Payload<Unit> const output(args.output, args.bytes);
-    u64 const first = *cursor_word(args, Role::gather, lane);
-    u64 const rounds = lane_rounds(args, lane);
-    for (u64 round = 0; round < rounds; ++round) {
-        u64 const sequence = first + round;
-        RingConfig ring = {};
-        bool well = true;
-        if (serves) {
-            ring = ring_at(args, Movement::gather, lane, peer, args.rank);
-            well = slot_ready(args, Movement::gather, lane, peer, sequence);
-            block_words()[me] = slot_address(ring, sequence);
-        }
-        if (!all_well(well)) return;
-
-        Chunk const chunk = chunk_at(args, lane, round);
-        auto const load = [](u32 i, u32 vector, u64) { return load_slot(slot_of(i) + vector); };
-        if (output.whole_to(chunk.end)) {
+    Served served = {};
+    u32 const i = thread_index() - mover_count();
+    if (i < args.ranks - 1) served = {true, edge_from(args, Movement::gather, lane, peer_at(args, i)), i};
+    return run_lane(args, Role::gather, lane, served, [&](Turn const& turn) {
+        auto const load = [&](u32 peer, u32 vector, u64) { return load_slot(turn.slot[peer] + vector); };
+        if (output.whole_to(turn.chunk.end)) {
             auto const store = [&](u32, u32, u64 at, vec16 const& value) { output.store_whole(at, value); };
-            move_pieces<depth_whole>(args, chunk, load, store);
+            move_pieces<depth_whole>(args, turn.chunk, load, store);
         } else {
             auto const store = [&](u32, u32, u64 at, vec16 const& value) { output.store(at, value); };
-            move_pieces<1>(args, chunk, load, store);
+            move_pieces<1>(args, turn.chunk, load, store);
         }
+    });
+}
 
-        block_sync();
-        if (serves && ((round + 1) % args.credit_batch == 0 || round + 1 == rounds)) {
-            release_fence();
-            release_slot(ring, sequence);
-        }
+// Serves the lanes of this block in ascending order, as every rank does.
+template <typename Serve>
+MYELON_DEVICE void for_lanes(AllReduceArgs const& args, Serve serve) {
+    for (u32 lane = block_index() % args.workers; lane < args.lanes; lane += args.workers) {
+        if (!serve(lane)) return;
     }
-    if (me == 0) *cursor_word(args, Role::gather, lane) = first + rounds;
 }
 
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce_ring(AllReduceArgs const& args) {
-    Role const role = static_cast<Role>(block_index() / args.workers);
-    for (u32 lane = block_index() % args.workers; lane < args.lanes; lane += args.workers) {
-        if (role == Role::scatter) scatter_role<typename E::Unit>(args, lane);
-        if (role == Role::reduce) reduce_role<E, Op>(args, lane);
-        if (role == Role::gather) gather_role<typename E::Unit>(args, lane);
+    using Unit = typename E::Unit;
+    switch (static_cast<Role>(block_index() / args.workers)) {
+        case Role::scatter: return for_lanes(args, [&](u32 lane) { return scatter_role<Unit>(args, lane); });
+        case Role::reduce: return for_lanes(args, [&](u32 lane) { return reduce_role<E, Op>(args, lane); });
+        case Role::gather: return for_lanes(args, [&](u32 lane) { return gather_role<Unit>(args, lane); });
     }
 }
 
@@ -217,15 +266,15 @@ MYELON_DEVICE void all_reduce_ring(AllReduceArgs const& args) {
     MYELON_KERNEL(all_reduce_ring_##name##_min) { all_reduce_ring<type, min>(args); }   \
     MYELON_KERNEL(all_reduce_ring_##name##_max) { all_reduce_ring<type, max>(args); }
 
-MYELON_ALL_REDUCE(f16, f16)
+ MYELON_ALL_REDUCE(f16, f16)
 MYELON_ALL_REDUCE(bf16, bf16)
 MYELON_ALL_REDUCE(f32, f32)
-MYELON_ALL_REDUCE(f64, f64)
+ MYELON_ALL_REDUCE(f64, f64)
 MYELON_ALL_REDUCE(i8, i8_)
-MYELON_ALL_REDUCE(u8, u8_)
-MYELON_ALL_REDUCE(i32, i32_)
-MYELON_ALL_REDUCE(u32, u32_)
-MYELON_ALL_REDUCE(i64, i64_)
-MYELON_ALL_REDUCE(u64, u64_)
+ MYELON_ALL_REDUCE(u8, u8_)
+ MYELON_ALL_REDUCE(i32, i32_)
+ MYELON_ALL_REDUCE(u32, u32_)
+ MYELON_ALL_REDUCE(i64, i64_)
+ MYELON_ALL_REDUCE(u64, u64_)
 
 }  // namespace myelon

@@ -6,8 +6,8 @@ use myelon_ring::{RingError, WindowLayout};
 
 use crate::ffi;
 
-/// Threads a block: two of the host port's warps of eight, the least that a kernel runs with.
-const THREADS: u32 = 16;
+/// Threads a block: a warp of movers and the signal warp, of the host port's size.
+const THREADS: u32 = 32;
 
 /// The shape of a communicator and of its windows.
 #[derive(Clone, Copy, Debug)]

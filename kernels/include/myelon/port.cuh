@@ -11,10 +11,11 @@
 //   u8 u16 u32 u64 i8 i16 i32 i64          integers of a fixed width
 //   vec16                                  16 bytes, moved as one access
 //   thread_index() thread_count()          place in the block, threads of the block
-//   warp_threads                           threads that move in step; a block has at least two warps
+//   warp_threads warp_all(bool)            threads that move in step; did all of my warp say yes
 //   block_index()                          place in the grid
-//   block_sync()                           barrier of the block; orders its memory accesses
-//   block_any(bool)                        the same barrier, and "did any thread say yes"
+//   barrier_sync(i) barrier_arrive(i)      barrier i of the block, from 0 to barriers_max - 1: wait for all
+//                                          threads, or only be counted; what came before an arrival is
+//                                          seen behind the sync that it completes
 //   block_words()                          block_words_max u64 that the threads of a block share
 //   ld_relaxed_sys ld_acquire_sys          one u64 that other devices or the host may write
 //   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read

@@ -31,10 +31,19 @@ constexpr u32 warp_threads = 32;
 MYELON_DEVICE u32 thread_index() { return threadIdx.x; }
 MYELON_DEVICE u32 thread_count() { return blockDim.x; }
 MYELON_DEVICE u32 block_index() { return blockIdx.x; }
-MYELON_DEVICE void block_sync() { __syncthreads(); }
-MYELON_DEVICE bool block_any(bool mine) { return __syncthreads_or(mine) != 0; }
+MYELON_DEVICE bool warp_all(bool mine) { return __all_sync(0xffffffffu, mine) != 0; }
 
-constexpr u32 block_words_max = 16;
+// SOURCE  PTX ISA, "Memory Consistency Model": an arrival synchronizes with the sync of the same phase.
+// Barrier 0 belongs to __syncthreads, so ours begin at 1.
+constexpr u32 barriers_max = 4;
+MYELON_DEVICE void barrier_sync(u32 barrier) {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(barrier + 1), "r"(blockDim.x) : "memory");
+}
+MYELON_DEVICE void barrier_arrive(u32 barrier) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(barrier + 1), "r"(blockDim.x) : "memory");
+}
+
+constexpr u32 block_words_max = 40;
 MYELON_DEVICE u64* block_words() {
     __shared__ u64 words[block_words_max];
     return words;

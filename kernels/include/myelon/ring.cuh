@@ -13,8 +13,8 @@
 //   can never be beyond s, so "more than s" is a fault and not data.
 // ORDERING  publish  fence.acq_rel.sys + st.relaxed.sys   wait for slot    ld.acquire.sys   ("ring/publish")
 //           release  fence.acq_rel.sys + st.relaxed.sys   wait for credit  ld.acquire.sys   ("ring/credit")
-// CALLER    One thread an end. The block's other threads reach it through block_sync() before publish and
-//           release, and behind block_any() after a wait: the fence is cumulative over the barrier.
+// CALLER    One thread an end. A barrier of the block stands between a wait and the block's other threads,
+//           and between them and publish or release: the fence is cumulative over it.
 // BOUND     A wait ends after deadline_ns, or when the abort word is raised, in every build.
 // COST      A wait that finds its word ready is one load. Publishing is one fence and one remote store.
 // SOURCE    PTX ISA, "Memory Consistency Model": Release and Acquire Patterns; Causality Order.
@@ -30,7 +30,7 @@ struct Patience {
     u64 deadline_ns;
 };
 
-// How a wait ended: code is none, stalled or aborted (or protocol, by wait_for_slot).
+// How a wait ended: code is none, stalled or aborted.
 struct Waited {
     FaultCode code;
     u64 needed, seen, waited_ns;
@@ -40,28 +40,28 @@ constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and 
 
 MYELON_DEVICE bool reached(u64 seen, u64 needed) { return static_cast<i64>(seen - needed) >= 0; }
 
-MYELON_DEVICE Waited wait_until_reached(u64 const* word, u64 needed, Patience const& patience) {
-    Waited result = {FaultCode::none, needed, ld_acquire_sys(word), 0};
-    if (reached(result.seen, needed)) return result;
+// One word that an end waits for.
+struct Awaited {
+    u64 const* word;
+    u64 needed;
+};
+
+MYELON_DEVICE bool is_reached(Awaited const& awaited) { return reached(ld_acquire_sys(awaited.word), awaited.needed); }
+
+MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience) {
+    Waited result = {FaultCode::none, awaited.needed, 0, 0};
     u64 const start = clock_ns();
-    for (u32 polls = 1;; ++polls) {
-        result.seen = ld_relaxed_sys(word);
-        if (reached(result.seen, needed)) break;
+    for (u32 polls = 1; !reached(result.seen = ld_relaxed_sys(awaited.word), awaited.needed); ++polls) {
         if (polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
-            if (ld_relaxed_sys(patience.abort) != 0) {
-                result.code = FaultCode::aborted;
-                return result;
-            }
-            if (result.waited_ns > patience.deadline_ns) {
-                result.code = FaultCode::stalled;
-                return result;
-            }
+            if (ld_relaxed_sys(patience.abort) != 0) result.code = FaultCode::aborted;
+            else if (result.waited_ns > patience.deadline_ns) result.code = FaultCode::stalled;
+            if (result.code != FaultCode::none) return result;
         }
         pause();
     }
-    // The polls above are relaxed, so that they leave the first-level cache alone; this load acquires.
-    result.seen = ld_acquire_sys(word);
+    // The polls are relaxed, so that they leave the first-level cache alone; this load acquires.
+    result.seen = ld_acquire_sys(awaited.word);
     return result;
 }
 
@@ -73,33 +73,29 @@ MYELON_DEVICE u64 slot_address(RingConfig const& ring, u64 sequence) {
     return ring.data + (sequence & static_cast<u64>(ring.capacity - 1)) * static_cast<u64>(ring.slot_bytes);
 }
 
-// Producer: after it, slot `sequence` may be written.
-MYELON_DEVICE Waited wait_for_credit(RingConfig const& ring, u64 sequence, Patience const& patience) {
-    // ORDER ring/credit: acquire pairs with the fence and store of release_slot. Without it the writes of
-    // the slot could overtake the consumer's reads of its last lap.
-    u64 const needed = sequence - static_cast<u64>(ring.capacity) + 1;
-    return wait_until_reached(reinterpret_cast<u64 const*>(ring.gating), needed, patience);
+// Producer: once reached, slot `sequence` may be written.
+// ORDER ring/credit: the acquire of is_reached and wait_until_reached pairs with the fence and store of
+// release_slot. Without it the writes of the slot could overtake the consumer's reads of its last lap.
+MYELON_DEVICE Awaited awaited_credit(RingConfig const& ring, u64 sequence) {
+    return {reinterpret_cast<u64 const*>(ring.gating), sequence - static_cast<u64>(ring.capacity) + 1};
 }
 
 // Producer, behind release_fence(): hands slot `sequence` over.
 MYELON_DEVICE void publish_slot(RingConfig const& ring, u64 sequence) {
-    // ORDER ring/publish: relaxed behind release_fence(), which is cumulative over the block barrier, so
+    // ORDER ring/publish: relaxed behind release_fence(), which is cumulative over the barrier, so
     // the consumer's acquire sees every thread's writes of the slot. Without the fence it could read old bytes.
     st_relaxed_sys(sequence_word(ring, sequence), sequence);
 }
 
-// Consumer: after it, slot `sequence` may be read.
-MYELON_DEVICE Waited wait_for_slot(RingConfig const& ring, u64 sequence, Patience const& patience) {
-    // ORDER ring/publish: acquire pairs with the fence and store of publish_slot.
-    Waited result = wait_until_reached(sequence_word(ring, sequence), sequence, patience);
-    if (result.code == FaultCode::none && result.seen != sequence) result.code = FaultCode::protocol;
-    return result;
-}
+// Consumer: once reached, slot `sequence` may be read; by R3 the word is then `sequence` and nothing more.
+// ORDER ring/publish: the acquire of is_reached and wait_until_reached pairs with the fence and store of
+// publish_slot. Without it old bytes could be read behind a new sequence.
+MYELON_DEVICE Awaited awaited_slot(RingConfig const& ring, u64 sequence) { return {sequence_word(ring, sequence), sequence}; }
 
 // Consumer, behind release_fence(): gives back every slot up to and including `sequence`.
 MYELON_DEVICE void release_slot(RingConfig const& ring, u64 sequence) {
     // ORDER ring/credit: relaxed behind release_fence(). All reads of the slot are complete: their values
-    // were stored before the block barrier that precedes the fence.
+    // were stored before the barrier that precedes the fence.
     st_relaxed_sys(reinterpret_cast<u64*>(ring.gating), sequence + 1);
 }
 

@@ -69,28 +69,51 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
     st_relaxed_sys(reinterpret_cast<u64*>(fault), head);
 }
 
-// One thread: waits for slot `sequence` from `source`, and checks that it belongs to this call.
-MYELON_DEVICE bool slot_ready(AllReduceArgs const& args, Movement movement, u32 lane, u32 source, u64 sequence) {
-    RingConfig const ring = ring_at(args, movement, lane, source, args.rank);
-    Waited waited = wait_for_slot(ring, sequence, patience(args));
-    u64 call_seen = 0;
-    if (waited.code == FaultCode::none) {
-        call_seen = ld_relaxed_sys(&trailer(ring, sequence)->call);
-        if (call_seen == args.call) return true;
-        waited.code = FaultCode::disagreement;
+// One edge of a role in a lane: what this thread waits for, round by round.
+struct Edge {
+    RingConfig ring;
+    WaitingFor what;
+    u32 peer, lane;
+
+    MYELON_DEVICE bool is_slot() const { return what == WaitingFor::scatter_slot || what == WaitingFor::gather_slot; }
+    MYELON_DEVICE Awaited awaited(u64 sequence) const {
+        return is_slot() ? awaited_slot(ring, sequence) : awaited_credit(ring, sequence);
     }
-    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_slot : WaitingFor::gather_slot;
-    give_up(args, what, source, lane, waited, call_seen);
-    return false;
+};
+
+MYELON_DEVICE Edge edge_to(AllReduceArgs const& args, Movement movement, u32 lane, u32 peer) {
+    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_credit : WaitingFor::gather_credit;
+    return {ring_at(args, movement, lane, args.rank, peer), what, peer, lane};
 }
 
-// One thread: waits for credit for slot `sequence` towards `destination`.
-MYELON_DEVICE bool credit_ready(AllReduceArgs const& args, Movement movement, u32 lane, u32 destination, u64 sequence) {
-    RingConfig const ring = ring_at(args, movement, lane, args.rank, destination);
-    Waited const waited = wait_for_credit(ring, sequence, patience(args));
+MYELON_DEVICE Edge edge_from(AllReduceArgs const& args, Movement movement, u32 lane, u32 peer) {
+    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_slot : WaitingFor::gather_slot;
+    return {ring_at(args, movement, lane, peer, args.rank), what, peer, lane};
+}
+
+// Whether the slot behind a reached word belongs to this call.
+MYELON_DEVICE bool is_this_call(AllReduceArgs const& args, Edge const& edge, u64 sequence, u64* call_seen) {
+    if (!edge.is_slot()) return true;
+    *call_seen = ld_relaxed_sys(&trailer(edge.ring, sequence)->call);
+    return *call_seen == args.call;
+}
+
+// One look, without waiting. False also where something is wrong: wait_for_edge then says what.
+MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
+    u64 call_seen = 0;
+    return is_reached(edge.awaited(sequence)) && is_this_call(args, edge, sequence, &call_seen);
+}
+
+// Waits until the edge is ready for `sequence`, or gives up.
+MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
+    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args));
+    u64 call_seen = 0;
+    if (waited.code == FaultCode::none) {
+        if (edge.is_slot() && waited.seen != sequence) waited.code = FaultCode::protocol;
+        else if (!is_this_call(args, edge, sequence, &call_seen)) waited.code = FaultCode::disagreement;
+    }
     if (waited.code == FaultCode::none) return true;
-    WaitingFor const what = movement == Movement::scatter ? WaitingFor::scatter_credit : WaitingFor::gather_credit;
-    give_up(args, what, destination, lane, waited, 0);
+    give_up(args, edge.what, edge.peer, edge.lane, waited, call_seen);
     return false;
 }
 
