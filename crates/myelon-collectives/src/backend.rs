@@ -139,3 +139,29 @@ pub(crate) trait Moment: Any + Send + Sync {
     /// From `earlier`, which is of the same backend, to here. Waits for both points.
     fn elapsed_us(&self, earlier: &dyn Moment) -> Result<f64, Error>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_apart_and_memory_of_no_rank_suits_every_rank() {
+        let place = |backend, device| Place { backend, device };
+        let here = place(Backend::Host, Some(1));
+        assert_eq!(here.check("input", here), Ok(()));
+        assert_eq!(here.check("input", place(Backend::Host, None)), Ok(()));
+        let error = here.check("input", place(Backend::Host, Some(2)));
+        assert_eq!(error, Err(Error::WrongDevice { what: "input", needed: 1, seen: 2 }));
+        let error = here.check("stream", place(Backend::Cuda, Some(1)));
+        let (needed, seen) = (Backend::Host, Backend::Cuda);
+        assert_eq!(error, Err(Error::WrongBackend { what: "stream", needed, seen }));
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for backend in Backend::ALL {
+            assert_eq!(backend.name().parse::<Backend>(), Ok(backend));
+        }
+        assert!("gpu".parse::<Backend>().unwrap_err().to_string().contains("auto, host, cuda"));
+    }
+}

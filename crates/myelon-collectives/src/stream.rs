@@ -52,7 +52,8 @@ impl Stream {
 
     /// Enqueues a task of the caller's, which runs on a thread of the backend when its turn comes.
     ///
-    /// Tasks are for tests and for small things such as a notice. Work behind the task waits for it.
+    /// Tasks are for tests and for small things such as a notice. Work behind the task waits for it, so a
+    /// task must not wait for its own stream, nor call the driver.
     ///
     /// # Errors
     ///

@@ -5,9 +5,13 @@
 pub(super) fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
     let sign = u32::from(bits & 0x8000) << 16;
-    // The exponents differ by 112. Multiplying instead of adding also makes subnormals normal.
-    let finite = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
-    let special = magnitude | 0x7f80_0000;
+    // The exponents differ by 112, and by as much again for infinity and NaN.
+    let normal = magnitude + (112 << 23);
+    let special = normal + (112 << 23);
+    // A subnormal gets the exponent of 2^-14, which is then taken off again. No f32 subnormal occurs on
+    // the way: they cost a hundred cycles.
+    let subnormal = (f32::from_bits(magnitude + (113 << 23)) - f32::from_bits(113 << 23)).to_bits();
+    let finite = if magnitude < 1 << 23 { subnormal } else { normal };
     f32::from_bits(sign | if magnitude >= 0x7c00 << 13 { special } else { finite })
 }
 
@@ -15,7 +19,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 #[inline(always)]
 pub(super) fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
-    let sign = (bits >> 16 & 0x8000) as u16;
+    let sign = bits >> 16 & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
     // Below 2^-14 the result is subnormal: adding 0.5, whose last bit weighs 2^-24, rounds it.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
@@ -24,8 +28,9 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
     let finite = if magnitude < 113 << 23 { subnormal } else { normal };
     // From 65520 on everything rounds to infinity; the sum above need not hold there.
-    let rounded = if magnitude >= 0x477f_f000 { 0x7c00 } else { finite as u16 };
-    if magnitude > 0x7f80_0000 { 0x7e00 } else { sign | rounded }
+    let rounded = sign | if magnitude >= 0x477f_f000 { 0x7c00 } else { finite };
+    let result = if magnitude > 0x7f80_0000 { 0x7e00 } else { rounded };
+    result as u16
 }
 
 /// The f32 that the bfloat16 `bits` stand for.
