@@ -42,15 +42,15 @@ pub struct Builder {
 /// What a backend is told.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
-    ranks: Option<usize>,
-    devices: Vec<usize>,
+    pub ranks: Option<usize>,
+    pub devices: Vec<usize>,
     tuning: Option<Tuning>,
     forced: Option<Forced>,
     policy: Option<Policy>,
     deadline: Option<Duration>,
     first_sequence: u64,
-    kernels: Kernels,
-    cache_dir: Option<PathBuf>,
+    pub kernels: Kernels,
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl Builder {
