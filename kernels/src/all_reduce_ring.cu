@@ -260,21 +260,29 @@ MYELON_DEVICE void all_reduce_ring(AllReduceArgs const& args) {
     }
 }
 
-#define MYELON_ALL_REDUCE(name, type)                                                    \
-    MYELON_KERNEL(all_reduce_ring_##name##_sum) { all_reduce_ring<type, sum>(args); }   \
-    MYELON_KERNEL(all_reduce_ring_##name##_prod) { all_reduce_ring<type, prod>(args); } \
-    MYELON_KERNEL(all_reduce_ring_##name##_min) { all_reduce_ring<type, min>(args); }   \
-    MYELON_KERNEL(all_reduce_ring_##name##_max) { all_reduce_ring<type, max>(args); }
+#define MYELON_ALL_REDUCE_OP(dtype, op) \
+    MYELON_KERNEL(all_reduce_ring_##dtype##_##op) { all_reduce_ring<element::dtype, op>(args); }
+#define MYELON_ALL_REDUCE(dtype)     \
+    MYELON_ALL_REDUCE_OP(dtype, sum)  \
+    MYELON_ALL_REDUCE_OP(dtype, prod) \
+    MYELON_ALL_REDUCE_OP(dtype, min)  \
+    MYELON_ALL_REDUCE_OP(dtype, max)
+#define MYELON_ALL_REDUCE_EXPANDED(dtype) MYELON_ALL_REDUCE(dtype)
 
- MYELON_ALL_REDUCE(f16, f16)
-MYELON_ALL_REDUCE(bf16, bf16)
-MYELON_ALL_REDUCE(f32, f32)
- MYELON_ALL_REDUCE(f64, f64)
-MYELON_ALL_REDUCE(i8, i8_)
- MYELON_ALL_REDUCE(u8, u8_)
- MYELON_ALL_REDUCE(i32, i32_)
- MYELON_ALL_REDUCE(u32, u32_)
- MYELON_ALL_REDUCE(i64, i64_)
- MYELON_ALL_REDUCE(u64, u64_)
+// A compiler that makes one type at a time, in several threads, says which.
+#if defined(MYELON_DTYPE)
+MYELON_ALL_REDUCE_EXPANDED(MYELON_DTYPE)
+#else
+MYELON_ALL_REDUCE(f16)
+MYELON_ALL_REDUCE(bf16)
+MYELON_ALL_REDUCE(f32)
+MYELON_ALL_REDUCE(f64)
+MYELON_ALL_REDUCE(i8)
+MYELON_ALL_REDUCE(u8)
+MYELON_ALL_REDUCE(i32)
+MYELON_ALL_REDUCE(u32)
+MYELON_ALL_REDUCE(i64)
+MYELON_ALL_REDUCE(u64)
+#endif
 
 }  // namespace myelon

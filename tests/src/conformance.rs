@@ -1,8 +1,8 @@
 //! The conformance suite: what every backend must do, written once.
 //!
-//! A backend joins with one line, [`crate::conformance_suite!`], which makes a test of every function
-//! below. Each takes a closure that gives a [`Builder`] for a number of ranks, and a budget, the number
-//! of calls that a test with random calls makes about.
+//! A backend joins with one line, [`trials`], which makes a test of every function in [`parts`]. Each takes
+//! a closure that gives a [`Builder`] for a number of ranks, and a budget, the number of calls that a test
+//! with random calls makes about.
 //!
 //! Results are compared byte by byte with [`reference::all_reduce`] on every rank, with the bytes around
 //! every output, and with the inputs. Cannot catch: a mistake that the reference shares.
@@ -12,34 +12,44 @@ mod failures;
 mod harness;
 mod streams;
 
-pub use calls::{
-    edge_bits, every_type_and_operation, many_calls_across_the_wrap, plan_boundaries, thread_a_rank,
-};
-pub use failures::{disagreement_is_an_error, dropping_a_rank_ends_its_peers, missing_rank_is_named};
-pub use streams::{calls_wait_for_their_stream, queued_calls_feed_each_other, two_streams_alternate};
-
 use myelon_collectives::Builder;
 #[cfg(doc)]
 use myelon_collectives::reference;
 
 /// How the suite gets its communicators: a builder for a number of ranks, with the backend set.
-pub trait Make: Fn(usize) -> Builder {}
+pub trait Make: Fn(usize) -> Builder + Clone + Send + 'static {}
 
-impl<F: Fn(usize) -> Builder> Make for F {}
+impl<F: Fn(usize) -> Builder + Clone + Send + 'static> Make for F {}
 
-/// Makes a test of every part of the suite: `conformance_suite!(make, budget)`.
-#[macro_export]
-macro_rules! conformance_suite {
-    ($make:expr, $budget:expr) => {
-        $crate::conformance_suite!(@tests $make, $budget,
-            every_type_and_operation edge_bits plan_boundaries many_calls_across_the_wrap thread_a_rank
-            calls_wait_for_their_stream queued_calls_feed_each_other two_streams_alternate
-            disagreement_is_an_error missing_rank_is_named dropping_a_rank_ends_its_peers);
+/// A part of the suite: its name and its body, which takes a maker and a budget.
+pub type Part<M> = (&'static str, fn(&M, usize));
+
+/// Every part of the suite.
+pub fn parts<M: Make>() -> Vec<Part<M>> {
+    vec![
+        ("every_type_and_operation", calls::every_type_and_operation),
+        ("edge_bits", calls::edge_bits),
+        ("plan_boundaries", calls::plan_boundaries),
+        ("large_counts", calls::large_counts),
+        ("many_calls_across_the_wrap", calls::many_calls_across_the_wrap),
+        ("thread_a_rank", calls::thread_a_rank),
+        ("calls_wait_for_their_stream", streams::calls_wait_for_their_stream),
+        ("queued_calls_feed_each_other", streams::queued_calls_feed_each_other),
+        ("two_streams_alternate", streams::two_streams_alternate),
+        ("disagreement_is_an_error", failures::disagreement_is_an_error),
+        ("missing_rank_is_named", failures::missing_rank_is_named),
+        ("dropping_a_rank_ends_its_peers", failures::dropping_a_rank_ends_its_peers),
+    ]
+}
+
+/// The suite as tests of one backend.
+pub fn trials<M: Make>(make: M, budget: usize) -> Vec<libtest_mimic::Trial> {
+    let trial = |(name, part): Part<M>| {
+        let make = make.clone();
+        libtest_mimic::Trial::test(name, move || {
+            part(&make, budget);
+            Ok(())
+        })
     };
-    (@tests $make:expr, $budget:expr, $($name:ident)+) => {
-        $(#[test]
-        fn $name() {
-            $crate::conformance::$name(&$make, $budget);
-        })+
-    };
+    parts().into_iter().map(trial).collect()
 }

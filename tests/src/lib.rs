@@ -1,6 +1,7 @@
 //! What no single crate can show.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod conformance;
 pub mod data;
+pub mod gpus;

@@ -1,9 +1,10 @@
 //! The conformance suite on the host backend: see `src/conformance.rs`.
 
-use myelon_collectives::{Backend, Builder, Communicator};
+use libtest_mimic::Arguments;
+use myelon_collectives::{Backend, Communicator};
+use myelon_tests::conformance;
 
-fn host(ranks: usize) -> Builder {
-    Communicator::builder().backend(Backend::Host).ranks(ranks)
+fn main() {
+    let make = |ranks| Communicator::builder().backend(Backend::Host).ranks(ranks);
+    libtest_mimic::run(&Arguments::from_args(), conformance::trials(make, 2000)).exit();
 }
-
-myelon_tests::conformance_suite!(host, 2000);

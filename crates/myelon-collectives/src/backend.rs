@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Choice, Tuning};
 
 use crate::call::CallWord;
@@ -112,6 +113,10 @@ pub(crate) trait RankBackend: Send {
         output: &Region,
         stream: &Stream,
     ) -> Result<Launch, Error>;
+    /// The GPU; none on the host.
+    fn device(&self) -> Option<&Device>;
+    /// A CUDA stream of somebody else, which is of this rank's GPU.
+    fn adopt_stream(&self, stream: DeviceStream) -> Arc<dyn Queue>;
 }
 
 /// Memory of a backend.

@@ -1,6 +1,5 @@
 //! How communicators are made.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use myelon_lanes::{Forced, Machine, Policy, RANKS_MAX, Tuning};
@@ -50,7 +49,6 @@ pub(crate) struct Config {
     deadline: Option<Duration>,
     first_sequence: u64,
     pub kernels: Kernels,
-    pub cache_dir: Option<PathBuf>,
 }
 
 impl Builder {
@@ -66,7 +64,7 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels, cache_dir } = settings;
+        let Settings { backend, ranks, forced, policy, deadline, kernels } = settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -74,7 +72,6 @@ impl Builder {
         config.policy = policy.or(config.policy);
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
-        config.cache_dir = cache_dir.or(config.cache_dir.take());
         self
     }
 
@@ -93,7 +90,8 @@ impl Builder {
     }
 
     /// The CUDA devices, one for each rank in rank order; the first ones if not said. The host has none:
-    /// its ranks are counted from 0.
+    /// its ranks are counted from 0. A device that is named more than once has several ranks, which share
+    /// its multiprocessors: good for tests, not for speed.
     #[must_use]
     pub fn devices(mut self, devices: Vec<usize>) -> Self {
         self.config.devices = devices;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Choice, Plan, Request, Tuning};
 
-use crate::backend::{Backend, Call, RankBackend};
+use crate::backend::{Backend, Call, Place, RankBackend};
 use crate::builder::Builder;
 use crate::call::{COUNT_MAX, CallWord};
 use crate::dtype::{DataType, Element};
@@ -163,6 +164,24 @@ impl Communicator {
     /// [`Error::OutOfMemory`] or [`Error::Driver`].
     pub fn new_stream(&self) -> Result<Stream, Error> {
         Ok(Stream { queue: self.backend.new_stream()? })
+    }
+
+    /// The GPU of this rank; none on the host. Raw pointers and streams come in through it: its
+    /// `span` makes a [`Region`] by [`Region::device_foreign`], and `DeviceStream::borrow` a [`Stream`] by
+    /// [`Communicator::adopt_stream`]. Both are unsafe and say what is promised.
+    pub fn device(&self) -> Option<&Device> {
+        self.backend.device()
+    }
+
+    /// A CUDA stream of somebody else as a stream of this rank.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongBackend`] on the host, [`Error::WrongDevice`] if the stream is of another GPU.
+    pub fn adopt_stream(&self, stream: DeviceStream) -> Result<Stream, Error> {
+        let device = Some(stream.device().ordinal());
+        self.backend.place().check("stream", Place { backend: Backend::Cuda, device })?;
+        Ok(Stream { queue: self.backend.adopt_stream(stream) })
     }
 
     /// Combines the ranks' inputs element by element and leaves the result in every rank's output.

@@ -333,6 +333,13 @@ impl Error {
     }
 }
 
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "it did not say why".into())
+}
+
 /// Names the plan of a call, where nothing else tells it from the other one.
 fn plan_note(call: CallWord, other: CallWord) -> String {
     if call.to_string() == other.to_string() {

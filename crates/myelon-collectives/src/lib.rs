@@ -3,7 +3,7 @@
 //! | question | answer |
 //! |---|---|
 //! | how do I sum buffers over ranks? | [`Communicator::all_reduce`] |
-//! | what exactly is computed? | [`reference`] |
+//! | what exactly is computed? | [`mod@reference`] |
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | what can go wrong? | [`Error`] |
@@ -38,6 +38,7 @@ mod communicator;
 mod cuda;
 mod dtype;
 mod error;
+mod group;
 mod host;
 mod memory;
 mod op;
@@ -52,6 +53,7 @@ pub use communicator::{Communicator, Launch};
 pub use dtype::{DataType, Element};
 pub use error::{Error, ErrorKind};
 pub use memory::{Buffer, Region};
+pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
 pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
 pub use settings::{Kernels, Settings};

@@ -5,9 +5,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use myelon_kernel::DeviceSpan;
 use myelon_ring::ForeignBytes;
 
 use crate::backend::{Memory, Place};
+use crate::cuda;
 use crate::dtype::Element;
 use crate::error::Error;
 use crate::host::HostMemory;
@@ -71,6 +73,15 @@ impl Region {
     pub fn host_foreign(bytes: ForeignBytes) -> Self {
         let length = bytes.len();
         Self::new(Arc::new(HostMemory::foreign(bytes)), length)
+    }
+
+    /// Device memory that somebody else owns, for the CUDA backend: a raw pointer, whatever allocated it.
+    ///
+    /// Making the span, by `Device::span` of [`crate::Communicator::device`], is the unsafe step, and says
+    /// what is promised. The memory must live as long as any clone or slice of the region and as any call
+    /// on it.
+    pub fn device_foreign(span: DeviceSpan) -> Self {
+        cuda::foreign_region(span)
     }
 
     /// Length in bytes.

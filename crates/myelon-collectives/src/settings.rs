@@ -1,6 +1,5 @@
 //! The settings of the environment.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use myelon_lanes::{Forced, Policy};
@@ -63,8 +62,6 @@ pub struct Settings {
     pub deadline: Option<Duration>,
     /// Where kernels come from.
     pub kernels: Kernels,
-    /// Where kernels compiled at run time are kept.
-    pub cache_dir: Option<PathBuf>,
 }
 
 impl Settings {
@@ -147,8 +144,7 @@ impl Settings {
                 };
             }
             "CACHE_DIR" if text.is_empty() => return Err(refuse("a directory")),
-            "CACHE_DIR" => self.cache_dir = Some(text.into()),
-            "NVCC" | "LOG" | "BENCH_SMOKE" => {}
+            "CACHE_DIR" | "NVCC" | "LOG" | "BENCH_SMOKE" => {}
             _ => {
                 let name = format!("{PREFIX}{short}");
                 return Err(Error::UnknownSetting { name, known: Self::NAMES.join(", ") });
@@ -190,7 +186,6 @@ mod tests {
             policy: Some(Policy::Yali),
             deadline: Some(Duration::from_millis(250)),
             kernels: Kernels::Nvrtc,
-            cache_dir: Some("/tmp/kernels".into()),
         };
         assert_eq!(settings, expected);
     }

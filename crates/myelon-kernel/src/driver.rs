@@ -31,6 +31,7 @@ const REQUIRED: &[&str] = &[
     "cuFuncGetAttribute",
     "cuFuncSetAttribute",
     "cuInit",
+    "cuLaunchHostFunc",
     "cuLaunchKernelEx",
     "cuMemAddressFree",
     "cuMemAddressReserve",

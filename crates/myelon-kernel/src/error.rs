@@ -112,6 +112,16 @@ pub enum KernelError {
         /// Blocks that fit.
         available: u32,
     },
+    /// A plan reaches beyond the windows that the rings were opened with. Nothing was launched.
+    #[error("the plan has {seen} {what}, the windows allow 1 to {most}")]
+    PlanBeyondWindow {
+        /// Which number.
+        what: &'static str,
+        /// What the plan says.
+        seen: usize,
+        /// The most that the windows allow.
+        most: usize,
+    },
     /// No kernel of that name was loaded.
     #[error("there is no kernel {name}")]
     UnknownKernel {

@@ -4,7 +4,7 @@
 //! Data flows one way: [`probe`] says what is there, [`Device::open`] holds a GPU, [`DeviceMemory`] gives a
 //! window that the peers may write, [`Kernels::load`] brings the code, and [`Kernel::launch`] queues one
 //! kernel with its `AllReduceArgs` on a [`DeviceStream`]; whatever the kernel has to complain about comes
-//! back through a [`FaultPage`].
+//! back through a [`FaultPage`]. [`RankRings`] puts these together, so that a launch is safe.
 //!
 //! # Without a GPU
 //!
@@ -48,6 +48,8 @@ mod memory;
 mod module;
 mod node;
 mod nvrtc;
+mod rings;
+mod shared;
 mod stream;
 
 pub use device::{Device, Location};
@@ -57,4 +59,6 @@ pub use image::{DTYPES, Image, ImageChoice, OPS};
 pub use kernel::{Kernel, Kernels, LaunchShape};
 pub use memory::{DeviceMemory, DeviceSpan, PAGE_BYTES};
 pub use node::{DeviceInfo, Node, PeerLink, probe};
+pub use rings::{Launched, Operand, RankRings, RingCall};
+pub use shared::SharedMemory;
 pub use stream::{DeviceEvent, DeviceStream};

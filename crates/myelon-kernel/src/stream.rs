@@ -195,6 +195,30 @@ impl DeviceStream {
         unsafe { call!(cuMemcpyDtoDAsync_v2(to.address(), from.address(), from.bytes(), self.raw)) }
     }
 
+    /// Queues `task` to run on a thread of the driver when its turn comes. Work behind it waits for it.
+    ///
+    /// The task must not call the driver, nor wait for its own stream, and a panic in it ends the process.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`]; the task is then dropped and never runs.
+    pub fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), KernelError> {
+        unsafe extern "C" fn run(task: *mut std::ffi::c_void) {
+            // SAFETY: the pointer came from `into_raw` below, and the driver calls this once.
+            let task = unsafe { Box::from_raw(task.cast::<Box<dyn FnOnce() + Send>>()) };
+            task();
+        }
+        let _current = self.device.bind()?;
+        let task = Box::into_raw(Box::new(task));
+        // SAFETY: the stream lives; `run` takes what `task` points to.
+        let queued = unsafe { call!(cuLaunchHostFunc(self.raw, Some(run), task.cast())) };
+        if queued.is_err() {
+            // SAFETY: nothing was queued, so the box is still ours.
+            drop(unsafe { Box::from_raw(task) });
+        }
+        queued
+    }
+
     pub(crate) fn raw(&self) -> sys::CUstream {
         self.raw
     }

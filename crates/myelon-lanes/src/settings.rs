@@ -23,7 +23,7 @@ pub const SLOTS_MAX: u32 = 1024;
 /// | `slot-bytes` | payload bytes of a slot | a multiple of 16, `16..=16 MiB` |
 /// | `slots` | slots a ring | a power of two, `1..=1024` |
 /// | `blocks` | blocks a launch | a multiple of 3, at most 3 a lane and what can be resident |
-/// | `threads` | threads a block | a multiple of 32, `32..=1024`; on the host 1 |
+/// | `threads` | threads a block | a multiple of 32, `64..=512`; on the host 1 |
 ///
 /// # Example
 ///
@@ -120,7 +120,7 @@ impl Forced {
             if machine.host {
                 Bound::number("threads", value, 1, 1).check()?;
             } else {
-                Bound { name: "threads", value, rule: "a multiple of 32", least: 32, most: 1024 }
+                Bound { name: "threads", value, rule: "a multiple of 32", least: 64, most: 512 }
                     .check_and(threads.is_multiple_of(32))?;
             }
         }
@@ -355,8 +355,8 @@ mod tests {
             let tail = "needed a multiple of 3 from 3 to 132";
             assert_eq!(refusal("blocks", text, &gpu), format!("blocks is {text}, {tail}"));
         }
-        for text in ["0", "33", "1056"] {
-            let tail = "needed a multiple of 32 from 32 to 1024";
+        for text in ["0", "32", "65", "544"] {
+            let tail = "needed a multiple of 32 from 64 to 512";
             assert_eq!(refusal("threads", text, &gpu), format!("threads is {text}, {tail}"));
         }
         assert_eq!(refusal("threads", "32", &host), "threads is 32, needed a number from 1 to 1");

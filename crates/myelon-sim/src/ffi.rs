@@ -8,7 +8,12 @@ use myelon_ring::words::{AllReduceArgs, Movement};
 // SAFETY: the signatures are those of kernels/host/host_launch.cc; the structures are held equal on both
 // sides by compile-time assertions and by a test over `layout()`.
 unsafe extern "C" {
-    fn myelon_host_launch(name: *const c_char, args: *const AllReduceArgs, blocks: u32, threads: u32) -> c_int;
+    fn myelon_host_launch(
+        name: *const c_char,
+        args: *const AllReduceArgs,
+        blocks: u32,
+        threads: u32,
+    ) -> c_int;
     fn myelon_host_layout(index: u64, name: *mut *const c_char, offset: *mut u64) -> c_int;
     fn myelon_host_piece(args: *const AllReduceArgs, lane: u32, round: u64, owner: u32, out: *mut u64);
     fn myelon_host_ring(
@@ -62,7 +67,13 @@ pub fn kernel_piece(args: &AllReduceArgs, lane: u32, round: u64, owner: u32) -> 
 }
 
 /// Where the kernel takes a ring to be.
-pub fn kernel_ring(args: &AllReduceArgs, movement: Movement, lane: u32, source: u32, destination: u32) -> RingConfig {
+pub fn kernel_ring(
+    args: &AllReduceArgs,
+    movement: Movement,
+    lane: u32,
+    source: u32,
+    destination: u32,
+) -> RingConfig {
     let mut out = bytemuck::Zeroable::zeroed();
     // SAFETY: `args` is valid and `out` is one RingConfig; no address is followed.
     unsafe { myelon_host_ring(args, movement as u32, lane, source, destination, &mut out) };

@@ -150,10 +150,13 @@ impl HostRanks {
         }
         std::thread::scope(|scope| {
             for (kernel, args, blocks) in &launches {
-                // SAFETY: the windows are borrowed exclusively through `self`; operands and faults
-                // live until the scope ends and are touched by the kernels alone. The shapes that bound
-                // the kernel's accesses were asserted above.
-                scope.spawn(move || assert!(unsafe { ffi::launch(kernel, args, *blocks, THREADS) }, "no kernel {kernel}"));
+                scope.spawn(move || {
+                    // SAFETY: the windows are borrowed exclusively through `self`; operands and faults live
+                    // until the scope ends and are touched by the kernels alone. The shapes that bound the
+                    // kernel's accesses were asserted above.
+                    let known = unsafe { ffi::launch(kernel, args, *blocks, THREADS) };
+                    assert!(known, "no kernel {kernel}");
+                });
             }
         });
         faults

@@ -28,7 +28,15 @@ fn value(call: usize, rank: usize, index: usize) -> i32 {
 }
 
 /// One call of `elements` on every rank; poisons the outputs first and compares every element.
-fn check(ranks: &mut HostRanks, shape: Shape, number: usize, elements: usize, in_place: bool, skew: usize, call: KernelCall<'_>) {
+fn check(
+    ranks: &mut HostRanks,
+    shape: Shape,
+    number: usize,
+    elements: usize,
+    in_place: bool,
+    skew: usize,
+    call: KernelCall<'_>,
+) {
     let call = KernelCall { call: (elements as u64) << 8 | 7, ..call };
     // Each rank's buffers begin `skew` elements past a vector, differently on each rank and for the output.
     let at = |rank: usize| (skew * (rank + 1)) % 4;
@@ -70,7 +78,8 @@ fn sums_for_every_number_of_ranks() {
     for count in 2..=8 {
         let shape = shape(count, 0);
         let mut ranks = HostRanks::new(shape).unwrap();
-        let elements = if count < 5 { vec![0, 1, 5, 64 * count - 1, 64 * count + 1] } else { vec![0, 16 * count + 3] };
+        let elements =
+            if count < 5 { vec![0, 1, 5, 64 * count - 1, 64 * count + 1] } else { vec![0, 16 * count + 3] };
         for (number, elements) in elements.into_iter().enumerate() {
             check(&mut ranks, shape, number, elements, number % 2 == 0, 0, SUM_I32);
         }

@@ -24,6 +24,8 @@ MYELON_DEVICE To bits_as(From from) {
 
 // ---- element types: Unit as stored, Acc as accumulated --------------------------------------------------
 
+namespace element {
+
 struct f16 {
     using Unit = u16;
     using Acc = float;
@@ -37,7 +39,7 @@ struct bf16 {
     using Unit = u16;
     using Acc = float;
     static constexpr bool is_float = true;
-    static MYELON_DEVICE Acc widen(Unit bits) { return bits_as<float>(static_cast<u32>(bits) << 16); }
+    static MYELON_DEVICE Acc widen(Unit bits) { return bits_as<float>(static_cast<myelon::u32>(bits) << 16); }
     static MYELON_DEVICE Unit narrow(Acc value) { return value != value ? Unit(0x7fc0) : bf16_from_f32(value); }
     static MYELON_DEVICE bool is_zero(Unit bits) { return (bits & 0x7fff) == 0; }
 };
@@ -57,7 +59,7 @@ struct f64 {
     static constexpr bool is_float = true;
     static MYELON_DEVICE Acc widen(Unit value) { return value; }
     static MYELON_DEVICE Unit narrow(Acc value) {
-        return value != value ? bits_as<double>(static_cast<u64>(0x7ff8000000000000ull)) : value;
+        return value != value ? bits_as<double>(static_cast<myelon::u64>(0x7ff8000000000000ull)) : value;
     }
     static MYELON_DEVICE bool is_zero(Unit value) { return value == 0; }
 };
@@ -74,12 +76,14 @@ struct Integer {
     static MYELON_DEVICE Acc multiply(Acc a, Acc b) { return static_cast<Acc>(static_cast<Wide>(a) * static_cast<Wide>(b)); }
 };
 
-struct i8_ : Integer<i8, u32> {};
-struct u8_ : Integer<u8, u32> {};
-struct i32_ : Integer<i32, u32> {};
-struct u32_ : Integer<u32, u32> {};
-struct i64_ : Integer<i64, u64> {};
-struct u64_ : Integer<u64, u64> {};
+struct i8 : Integer<myelon::i8, myelon::u32> {};
+struct u8 : Integer<myelon::u8, myelon::u32> {};
+struct i32 : Integer<myelon::i32, myelon::u32> {};
+struct u32 : Integer<myelon::u32, myelon::u32> {};
+struct i64 : Integer<myelon::i64, myelon::u64> {};
+struct u64 : Integer<myelon::u64, myelon::u64> {};
+
+}  // namespace element
 
 // ---- operations: first(x) begins, join(a, x) goes on, finish(a) rounds ----------------------------------
 

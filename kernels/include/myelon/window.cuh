@@ -50,9 +50,9 @@ MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
     return reinterpret_cast<Trailer*>(slot_address(ring, sequence) + static_cast<u64>(ring.slot_bytes) - trailer_bytes);
 }
 
-// Raises the abort word of every rank, and records once who waited for whom.
+// Records once who waited for whom, and then raises the abort word of every rank: whoever is stopped by
+// it finds the record there.
 MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited const& waited, u64 call_seen) {
-    for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
     if (exchange_relaxed_sys(recorded_word(args), 1) != 0) return;
     Fault* const fault = reinterpret_cast<Fault*>(args.fault);
     fault->peer = peer;
@@ -67,6 +67,8 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
     fence_acq_rel_sys();
     u64 const head = static_cast<u64>(args.rank) << 32 | static_cast<u32>(waited.code);
     st_relaxed_sys(reinterpret_cast<u64*>(fault), head);
+    fence_acq_rel_sys();
+    for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
 }
 
 // One edge of a role in a lane: what this thread waits for, round by round.

@@ -18,12 +18,12 @@ use myelon_ring::wait::{Waiting, Yielding};
 use myelon_ring::words::{Movement, RANKS_MAX, TRAILER_BYTES, WaitingFor};
 use myelon_ring::{Consumer, HostWindows, Producer, RingError, RingFault};
 
-use super::group::Group;
 use super::memory::HostSpan;
 use super::reduce::reduce;
 use crate::call::CallWord;
 use crate::dtype::DataType;
 use crate::error::Error;
+use crate::group::Group;
 use crate::op::ReduceOp;
 
 /// A call, as its worker gets it.

@@ -3,7 +3,6 @@
 
 mod all_reduce;
 mod convert;
-mod group;
 mod memory;
 mod queue;
 mod reduce;
@@ -11,11 +10,11 @@ mod reduce;
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Machine, Request};
 use myelon_ring::{HostWindows, WindowLayout};
 
 use self::all_reduce::{Engine, Job};
-use self::group::Group;
 pub(crate) use self::memory::HostMemory;
 use self::memory::HostSpan;
 use self::queue::{Event, HostQueue, caught, lock};
@@ -23,6 +22,7 @@ use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
+use crate::group::Group;
 use crate::memory::Region;
 use crate::stream::Stream;
 
@@ -132,6 +132,14 @@ impl RankBackend for HostRank {
             bytes,
             ranks: plan.ranks as usize,
         })
+    }
+
+    fn device(&self) -> Option<&Device> {
+        None
+    }
+
+    fn adopt_stream(&self, _stream: DeviceStream) -> Arc<dyn Queue> {
+        unreachable!("a rank without a device adopts no stream")
     }
 }
 

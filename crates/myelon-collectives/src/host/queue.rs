@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam::channel::{Sender, unbounded};
 
 use crate::backend::{Backend, Moment, Place, Queue};
-use crate::error::Error;
+use crate::error::{Error, panic_message};
 
 type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
@@ -83,11 +83,8 @@ impl Queue for HostQueue {
 
 /// Runs `task`; a panic becomes [`Error::Task`].
 pub(super) fn caught<T>(task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(Error::Task { message: text.unwrap_or_else(|| "it did not say why".into()) })
-    })
+    catch_unwind(AssertUnwindSafe(task))
+        .unwrap_or_else(|panic| Err(Error::Task { message: panic_message(&*panic) }))
 }
 
 /// Something that happens once, and when.

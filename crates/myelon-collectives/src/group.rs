@@ -1,11 +1,11 @@
-//! What the ranks of a host communicator know of each other besides their rings.
+//! What the ranks of a communicator in one process know of each other besides their rings.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::Error;
 
 /// The first error, and who has come how far.
-pub(super) struct Group {
+pub(crate) struct Group {
     first_error: OnceLock<Error>,
     ranks: Mutex<Vec<Calls>>,
 }

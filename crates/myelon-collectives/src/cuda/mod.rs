@@ -1,0 +1,263 @@
+//! The CUDA backend: ranks are GPUs of this process, and data moves through rings in device memory, by the
+//! kernels of `myelon-kernel`.
+
+mod errors;
+mod memory;
+mod queue;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use myelon_kernel::{
+    Device, DeviceEvent, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory,
+};
+use myelon_lanes::Machine;
+use myelon_ring::WindowLayout;
+use myelon_ring::words::FaultCode;
+
+use self::errors::{error_of, fault_error};
+pub(crate) use self::memory::CudaMemory;
+use self::queue::CudaQueue;
+use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
+use crate::builder::Config;
+use crate::communicator::Launch;
+use crate::error::Error;
+use crate::group::Group;
+use crate::memory::Region;
+use crate::op::ReduceOp;
+use crate::settings::Kernels;
+use crate::stream::Stream;
+
+/// Threads a block that the machine's blocks are counted for; the kernels take no more.
+const THREADS: u32 = 512;
+
+/// The ranks of `config` on GPUs.
+pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
+    let devices = open_devices(config)?;
+    let ranks = devices.len();
+    // The rings need the tuning's pool, and the tuning the blocks that the loaded kernels may have. The
+    // pool does not depend on these, so it is asked for first.
+    let name = devices[0].info().name.clone();
+    let multiprocessors = devices.iter().map(|device| device.info().multiprocessors).min().unwrap_or(0);
+    let pool = config.tuning(|| machine(&name, multiprocessors)).pool(ranks as u32)?;
+    let layout =
+        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
+    let choice = match config.kernels {
+        Kernels::Auto => ImageChoice::Auto,
+        Kernels::Aot => ImageChoice::Aot,
+        Kernels::Nvrtc => ImageChoice::Nvrtc,
+    };
+    let opened = RankRings::open(&devices, layout, config.first_sequence(), choice).map_err(error_of)?;
+    let mut blocks_max = u32::MAX;
+    for rings in &opened {
+        let resident = rings.resident_blocks(THREADS).map_err(error_of)?;
+        if resident < 3 {
+            let device = rings.device().ordinal();
+            return Err(Error::NotResident { device, blocks_needed: 3, blocks_resident: resident });
+        }
+        blocks_max = blocks_max.min(resident);
+    }
+    let tuning = config.tuning(|| machine(&name, blocks_max));
+    let seen = tuning.pool(ranks as u32)?;
+    debug_assert_eq!(seen, pool, "the pool does not depend on the blocks");
+    if let Some(rings) = opened.first() {
+        tracing::info!(ranks, device = name, image = %rings.image(), blocks_max, window = layout.bytes(), "rings opened");
+    }
+
+    let shared = Arc::new(Shared { group: Group::new(ranks), rings: opened });
+    let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
+        Box::new(CudaRank {
+            rank,
+            ring_bytes: layout.bytes() as u64,
+            deadline: config.deadline(),
+            shared: shared.clone(),
+            last_stream: None,
+        })
+    });
+    Ok(Opened { ranks: ranks.collect(), tuning })
+}
+
+fn machine(name: &str, blocks_max: u32) -> Machine {
+    if name.contains("H200") {
+        Machine { blocks_max, ..Machine::h200() }
+    } else {
+        Machine::unknown_gpu(name, blocks_max)
+    }
+}
+
+fn open_devices(config: &Config) -> Result<Vec<Device>, Error> {
+    let (named, ranks) = (config.devices.as_slice(), config.ranks);
+    let seen = myelon_kernel::probe().map_err(error_of)?.devices.len();
+    let ordinals = match (named, ranks) {
+        ([], Some(ranks)) => (0..ranks).collect(),
+        ([], None) => (0..seen.min(myelon_ring::words::RANKS_MAX)).collect(),
+        (named, _) => named.to_vec(),
+    };
+    if ordinals.len() < 2 || ordinals.iter().any(|&ordinal| ordinal >= seen) {
+        let needed = match (named, ranks) {
+            ([], ranks) => format!("{} GPUs, one a rank", ranks.unwrap_or(2)),
+            (named, _) => format!("GPUs {named:?}"),
+        };
+        return Err(Error::NoDevice { needed, seen: format!("{seen} GPUs") });
+    }
+    ordinals.into_iter().map(|ordinal| Device::open(ordinal).map_err(error_of)).collect()
+}
+
+/// What the ranks of a communicator share.
+struct Shared {
+    group: Group,
+    rings: Vec<RankRings>,
+}
+
+impl Shared {
+    /// The error that ends every call, once there is one: a host's, or the first that a kernel recorded.
+    fn first_error(&self) -> Option<Error> {
+        if let Some(first) = self.group.first_error() {
+            return Some(first.clone());
+        }
+        let faults = (0..self.rings.len()).filter_map(|rank| self.rings[rank].fault(rank));
+        // Those who were told to stop know nothing; whoever told them has recorded why before.
+        let mut why = faults.filter(|fault| fault.code != FaultCode::Aborted as u32);
+        why.next().map(|fault| self.group.poison(fault_error(&fault)).clone())
+    }
+
+    /// Ends every call of every rank with `error`.
+    fn poison(&self, error: Error) -> Error {
+        let first = self.group.poison(error).clone();
+        self.abort();
+        first
+    }
+
+    fn abort(&self) {
+        if let Err(error) = self.rings[0].abort() {
+            tracing::warn!(%error, "the kernels could not be told to stop; their deadline will");
+        }
+    }
+}
+
+/// One rank of the CUDA backend.
+struct CudaRank {
+    rank: usize,
+    ring_bytes: u64,
+    deadline: Duration,
+    shared: Arc<Shared>,
+    /// The stream of the last call: the next one comes after it, whatever stream it is on.
+    last_stream: Option<Arc<DeviceStream>>,
+}
+
+impl CudaRank {
+    fn rings(&self) -> &RankRings {
+        &self.shared.rings[self.rank]
+    }
+
+    /// Makes `stream` wait for the last call, if that was on another one.
+    fn follow_last_call(&mut self, stream: &Arc<DeviceStream>) -> Result<(), Error> {
+        let last = self.last_stream.replace(stream.clone());
+        if let Some(last) = last.filter(|last| last.handle() != stream.handle()) {
+            let event = DeviceEvent::new(last.device()).map_err(error_of)?;
+            last.record(&event).map_err(error_of)?;
+            stream.wait(&event).map_err(error_of)?;
+        }
+        Ok(())
+    }
+}
+
+impl RankBackend for CudaRank {
+    fn place(&self) -> Place {
+        Place { backend: Backend::Cuda, device: Some(self.rings().device().ordinal()) }
+    }
+
+    fn device_name(&self) -> String {
+        let info = self.rings().device().info();
+        format!("GPU {}, {}", info.ordinal, info.name)
+    }
+
+    fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
+    }
+
+    fn first_error(&self) -> Option<Error> {
+        self.shared.first_error()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error> {
+        let device = self.rings().device();
+        // An empty region has an address too.
+        let memory = SharedMemory::allocate(device, bytes.max(1)).map_err(error_of)?;
+        let stream = DeviceStream::new(device).map_err(error_of)?;
+        memory.memory().fill(&stream, 0).map_err(error_of)?;
+        Ok(Arc::new(CudaMemory::shared(memory)))
+    }
+
+    fn new_stream(&self) -> Result<Arc<dyn Queue>, Error> {
+        let stream = DeviceStream::new(self.rings().device()).map_err(error_of)?;
+        Ok(self.adopt_stream(stream))
+    }
+
+    fn all_reduce(
+        &mut self,
+        call: &Call,
+        input: &Region,
+        output: &Region,
+        stream: &Stream,
+    ) -> Result<Launch, Error> {
+        let queue: &dyn Any = &*stream.queue;
+        let queue: &CudaQueue = queue.downcast_ref().expect("the call has checked the backend");
+        let plan = call.choice.plan;
+        let average = call.op == ReduceOp::Avg;
+        let ring_call = RingCall {
+            dtype: call.dtype.name(),
+            op: if average { ReduceOp::Sum.name() } else { call.op.name() },
+            average,
+            word: call.word.bits(),
+            plan: &plan,
+            deadline: self.deadline,
+        };
+        let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
+
+        self.shared.group.make_call(self.rank)?;
+        let launched = self
+            .follow_last_call(queue.stream())
+            .and_then(|()| self.rings().all_reduce(&ring_call, &from, &to, queue.stream()).map_err(error_of));
+        // The peers' calls can't complete without this one.
+        let launched = launched.map_err(|error| self.shared.poison(error))?;
+        queue.carries_a_call();
+        // What is queued is done, also if this rank is dropped.
+        self.shared.group.complete_call(self.rank);
+        Ok(Launch {
+            kernel: launched.kernel,
+            grid: launched.shape.blocks,
+            block: launched.shape.threads,
+            shared_bytes: launched.shape.shared_bytes,
+            plan,
+            why: call.choice.why.to_string(),
+            bytes: input.bytes() as u64,
+            ranks: plan.ranks as usize,
+        })
+    }
+
+    fn device(&self) -> Option<&Device> {
+        Some(self.rings().device())
+    }
+
+    fn adopt_stream(&self, stream: DeviceStream) -> Arc<dyn Queue> {
+        Arc::new(CudaQueue::new(stream, self.shared.clone()))
+    }
+}
+
+impl Drop for CudaRank {
+    fn drop(&mut self) {
+        let before = self.shared.group.first_error().is_some();
+        self.shared.group.drop_rank(self.rank);
+        if !before && self.shared.group.first_error().is_some() {
+            self.shared.abort();
+        }
+    }
+}
+
+/// Device memory of somebody else, as a region.
+pub(crate) fn foreign_region(span: DeviceSpan) -> Region {
+    let bytes = span.bytes();
+    Region::new(Arc::new(CudaMemory::foreign(span)), bytes)
+}

@@ -1,0 +1,87 @@
+//! Streams of the CUDA backend.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use myelon_kernel::{DeviceEvent, DeviceStream};
+
+use super::Shared;
+use super::errors::error_of;
+use crate::backend::{Backend, Moment, Place, Queue};
+use crate::error::{Error, panic_message};
+
+/// A CUDA stream of one communicator.
+pub(crate) struct CudaQueue {
+    stream: Arc<DeviceStream>,
+    shared: Arc<Shared>,
+    /// Whether calls were enqueued since the last report.
+    carries_calls: AtomicBool,
+    /// What a task's panic said.
+    task_error: Arc<Mutex<Option<Error>>>,
+}
+
+impl CudaQueue {
+    pub fn new(stream: DeviceStream, shared: Arc<Shared>) -> Self {
+        let (stream, task_error) = (Arc::new(stream), Arc::default());
+        Self { stream, shared, carries_calls: AtomicBool::new(false), task_error }
+    }
+
+    pub fn stream(&self) -> &Arc<DeviceStream> {
+        &self.stream
+    }
+
+    /// A call has been enqueued, whose failure the next wait reports.
+    pub fn carries_a_call(&self) {
+        // ORDER: Relaxed is enough. The flag guards no other data.
+        self.carries_calls.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Queue for CudaQueue {
+    fn place(&self) -> Place {
+        Place { backend: Backend::Cuda, device: Some(self.stream.device().ordinal()) }
+    }
+
+    fn synchronize(&self) -> Result<(), Error> {
+        self.stream.synchronize().map_err(error_of)?;
+        let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // ORDER: Relaxed is enough, as above.
+        let call_error =
+            if self.carries_calls.swap(false, Ordering::Relaxed) { self.shared.first_error() } else { None };
+        call_error.or(task_error).map_or(Ok(()), Err)
+    }
+
+    fn mark(&self) -> Result<Arc<dyn Moment>, Error> {
+        let event = DeviceEvent::with_timing(self.stream.device()).map_err(error_of)?;
+        self.stream.record(&event).map_err(error_of)?;
+        Ok(Arc::new(CudaMoment(event)))
+    }
+
+    fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
+        let task_error = self.task_error.clone();
+        let caught = move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
+                let message = panic_message(&*panic);
+                *task_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Error::Task { message });
+            }
+        };
+        self.stream.host_task(Box::new(caught)).map_err(error_of)
+    }
+}
+
+struct CudaMoment(DeviceEvent);
+
+impl Moment for CudaMoment {
+    fn place(&self) -> Place {
+        Place { backend: Backend::Cuda, device: Some(self.0.device().ordinal()) }
+    }
+
+    fn elapsed_us(&self, earlier: &dyn Moment) -> Result<f64, Error> {
+        let earlier: &dyn Any = earlier;
+        let earlier: &Self = earlier.downcast_ref().expect("`Mark` has checked the backend");
+        self.0.synchronize().map_err(error_of)?;
+        earlier.0.elapsed_us(&self.0).map_err(error_of)
+    }
+}

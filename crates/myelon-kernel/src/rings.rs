@@ -1,0 +1,377 @@
+//! The rings of a communicator in device memory, and the safe way to launch a kernel on them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use myelon_lanes::Plan;
+use myelon_ring::WindowLayout;
+use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, RANKS_MAX};
+
+use crate::device::Device;
+use crate::error::KernelError;
+use crate::fault::FaultPage;
+use crate::image::{Image, ImageChoice};
+use crate::kernel::{Kernels, LaunchShape};
+use crate::memory::{DeviceMemory, DeviceSpan};
+use crate::shared::{SharedMemory, Users};
+use crate::stream::DeviceStream;
+
+/// What all ranks of a communicator share. Every rank holds it, so it outlives the first that is dropped.
+struct Group {
+    layout: WindowLayout,
+    devices: Vec<Device>,
+    /// `None` only while it is dropped.
+    parts: Option<Parts>,
+    users: Users,
+}
+
+/// What kernels of all ranks touch.
+struct Parts {
+    windows: Vec<DeviceMemory>,
+    faults: Vec<FaultPage>,
+}
+
+impl Group {
+    fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.users.bury(Box::new(self.parts.take()));
+    }
+}
+
+/// One rank's end of the rings: its kernels, and the windows of all.
+pub struct RankRings {
+    rank: usize,
+    group: Arc<Group>,
+    kernels: Arc<Kernels>,
+    /// Ranks on this rank's GPU.
+    share: u32,
+}
+
+/// A buffer of a call.
+#[derive(Clone)]
+pub enum Operand {
+    /// Part of memory that is kept until the call is done.
+    Shared {
+        /// The memory.
+        memory: Arc<SharedMemory>,
+        /// Where the part starts in it.
+        start: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// Memory of somebody else, who promised to keep it when the span was made.
+    Foreign(DeviceSpan),
+}
+
+impl Operand {
+    /// All of `memory`.
+    pub fn shared(memory: SharedMemory) -> Self {
+        let bytes = memory.memory().bytes();
+        Self::Shared { memory: Arc::new(memory), start: 0, bytes }
+    }
+
+    /// Where it starts.
+    pub fn address(&self) -> u64 {
+        match self {
+            Self::Shared { memory, start, .. } => memory.memory().address() + *start as u64,
+            Self::Foreign(span) => span.address(),
+        }
+    }
+
+    /// Its GPU.
+    pub fn ordinal(&self) -> usize {
+        match self {
+            Self::Shared { memory, .. } => memory.memory().device().ordinal(),
+            Self::Foreign(span) => span.ordinal(),
+        }
+    }
+
+    /// `bytes` bytes of it from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OutOfBounds`].
+    pub fn part(&self, offset: usize, bytes: usize) -> Result<Self, KernelError> {
+        match self {
+            Self::Shared { memory, start, bytes: size } => match offset.checked_add(bytes) {
+                Some(end) if end <= *size => {
+                    Ok(Self::Shared { memory: memory.clone(), start: start + offset, bytes })
+                }
+                _ => Err(KernelError::OutOfBounds { offset, bytes, size: *size }),
+            },
+            Self::Foreign(span) => Ok(Self::Foreign(span.part(offset, bytes)?)),
+        }
+    }
+
+    /// Copies `from` to the start, after the work queued on `stream`, and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceMemory::write`].
+    pub fn write(&self, stream: &DeviceStream, from: &[u8]) -> Result<(), KernelError> {
+        let to = self.span()?;
+        // SAFETY: `from` and `self` are borrowed until the stream has finished.
+        unsafe { stream.copy_to_device(to.part(0, from.len())?, from) }?;
+        stream.synchronize()
+    }
+
+    /// Copies from the start to `to`, after the work queued on `stream`, and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceMemory::read`].
+    pub fn read(&self, stream: &DeviceStream, to: &mut [u8]) -> Result<(), KernelError> {
+        let from = self.span()?.part(0, to.len())?;
+        // SAFETY: `to` and `self` are borrowed until the stream has finished.
+        unsafe { stream.copy_to_host(to, from) }?;
+        stream.synchronize()
+    }
+
+    fn span(&self) -> Result<DeviceSpan, KernelError> {
+        match self {
+            Self::Shared { memory, start, bytes } => memory.memory().span().part(*start, *bytes),
+            Self::Foreign(span) => Ok(*span),
+        }
+    }
+
+    fn used_by(&self, stream: &Arc<DeviceStream>) {
+        if let Self::Shared { memory, .. } = self {
+            memory.used_by(stream);
+        }
+    }
+}
+
+/// What a rank calls. All ranks pass the same, or find out that they do not.
+#[derive(Clone, Copy, Debug)]
+pub struct RingCall<'a> {
+    /// Name of the element type, one of [`crate::DTYPES`].
+    pub dtype: &'a str,
+    /// Name of the operation, one of [`crate::OPS`].
+    pub op: &'a str,
+    /// Divide the sum by the number of ranks; for floats.
+    pub average: bool,
+    /// The call in one word, which every slot carries.
+    pub word: u64,
+    /// The plan; it must fit the window that the rings were opened with.
+    pub plan: &'a Plan,
+    /// How long a wait may last.
+    pub deadline: Duration,
+}
+
+/// What was launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launched {
+    /// Symbol of the kernel.
+    pub kernel: String,
+    /// Grid, block and dynamic shared memory.
+    pub shape: LaunchShape,
+}
+
+impl RankRings {
+    /// Opens the rings of one communicator: rank `r` on `devices[r]`, with its window in that GPU's memory.
+    ///
+    /// Several ranks may be on one GPU, for tests: then they share its multiprocessors. Every kernel is
+    /// loaded on every GPU, the windows are written, and all of that is done on return, so no later call
+    /// loads code or allocates.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoPeerAccess`] where a GPU does not reach another, and what [`Kernels::load`],
+    /// [`DeviceMemory::allocate`] and [`FaultPage::new`] report. Nothing stays allocated.
+    pub fn open(
+        devices: &[Device],
+        layout: WindowLayout,
+        first_sequence: u64,
+        choice: ImageChoice,
+    ) -> Result<Vec<Self>, KernelError> {
+        let mut kernels: HashMap<usize, Arc<Kernels>> = HashMap::new();
+        for device in devices {
+            if let Entry::Vacant(vacant) = kernels.entry(device.ordinal()) {
+                vacant.insert(Arc::new(Kernels::load(device, choice)?));
+            }
+        }
+        let words = layout.initial_words(first_sequence);
+        let mut parts = Parts { windows: Vec::new(), faults: Vec::new() };
+        for device in devices {
+            let window = DeviceMemory::allocate(device, layout.bytes(), devices)?;
+            window.write(&DeviceStream::new(device)?, 0, bytemuck::cast_slice(&words))?;
+            parts.windows.push(window);
+            parts.faults.push(FaultPage::new(device)?);
+        }
+        let share =
+            |device: &Device| devices.iter().filter(|other| other.ordinal() == device.ordinal()).count();
+        let shares: Vec<u32> = devices.iter().map(|device| share(device) as u32).collect();
+        let ordinals: Vec<usize> = devices.iter().map(Device::ordinal).collect();
+        let group = Arc::new(Group {
+            layout,
+            devices: devices.to_vec(),
+            parts: Some(parts),
+            users: Users::default(),
+        });
+        let ranks = ordinals.iter().zip(shares).enumerate().map(|(rank, (ordinal, share))| Self {
+            rank,
+            group: group.clone(),
+            kernels: kernels[ordinal].clone(),
+            share,
+        });
+        Ok(ranks.collect())
+    }
+
+    /// The GPU of this rank.
+    pub fn device(&self) -> &Device {
+        &self.group.devices[self.rank]
+    }
+
+    /// Which image the kernels came from.
+    pub fn image(&self) -> &Image {
+        self.kernels.image()
+    }
+
+    /// Blocks of `threads` threads that this rank may launch, whatever the kernel: what its GPU holds
+    /// together, divided by the ranks on it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::Kernel::resident_blocks`].
+    pub fn resident_blocks(&self, threads: u32) -> Result<u32, KernelError> {
+        let mut least = u32::MAX;
+        for kernel in self.kernels.iter() {
+            least = least.min(kernel.resident_blocks(threads, 0)? / self.share);
+        }
+        Ok(least)
+    }
+
+    /// The record of `rank`'s kernels that gave up, if any.
+    pub fn fault(&self, rank: usize) -> Option<Fault> {
+        self.group.parts().faults[rank].read()
+    }
+
+    /// Makes the kernels of all ranks give up, those that run and those that are queued.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`]; the deadline ends the kernels then.
+    pub fn abort(&self) -> Result<(), KernelError> {
+        static RAISED: [u8; size_of::<u64>()] = 1u64.to_ne_bytes();
+        for (window, device) in self.group.parts().windows.iter().zip(&self.group.devices) {
+            let word = window.span().part(self.group.layout.abort_offset(), RAISED.len())?;
+            let stream = DeviceStream::new(device)?;
+            // SAFETY: the source is static; the word is written by whoever gives up, and never cleared. A
+            // copy and not a fill: it needs no multiprocessor, which the kernels may all have taken.
+            unsafe { stream.copy_to_device(word, &RAISED) }?;
+            stream.synchronize()?;
+        }
+        Ok(())
+    }
+
+    /// Queues one all-reduce of this rank on `stream`.
+    ///
+    /// Input and output are of the same length, and equal or apart; `count` elements of the call's type.
+    /// Calls of one rank must be queued so that they run one after the other, in the order in which all
+    /// ranks queue them: on one stream, or on streams that wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// Found before anything is queued: [`KernelError::UnknownKernel`], [`KernelError::WrongDevice`],
+    /// [`KernelError::OutOfBounds`] for lengths or a plan that do not fit, [`KernelError::NotResident`].
+    pub fn all_reduce(
+        &self,
+        call: &RingCall<'_>,
+        input: &Operand,
+        output: &Operand,
+        stream: &Arc<DeviceStream>,
+    ) -> Result<Launched, KernelError> {
+        let kernel = self.kernels.all_reduce_ring(call.dtype, call.op)?;
+        let (layout, plan) = (&self.group.layout, call.plan);
+        let (from, to) = (input.span()?, output.span()?);
+        for (what, span) in [("the input", &from), ("the output", &to)] {
+            let (needed, seen) = (self.device().ordinal(), span.ordinal());
+            if needed != seen {
+                return Err(KernelError::WrongDevice { what, needed, seen });
+            }
+        }
+        if from.bytes() != to.bytes() {
+            return Err(KernelError::OutOfBounds { offset: 0, bytes: from.bytes(), size: to.bytes() });
+        }
+        self.check_plan(plan)?;
+        let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
+        let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
+        if shape.blocks > available {
+            let kernel = kernel.name().to_owned();
+            return Err(KernelError::NotResident { kernel, needed: shape.blocks, available });
+        }
+
+        let parts = self.group.parts();
+        let mut window = [0; RANKS_MAX];
+        for (address, memory) in window.iter_mut().zip(&parts.windows) {
+            *address = memory.address();
+        }
+        let args = AllReduceArgs {
+            window,
+            input: from.address(),
+            output: to.address(),
+            bytes: from.bytes() as u64,
+            call: call.word,
+            fault: parts.faults[self.rank].address(),
+            deadline_ns: u64::try_from(call.deadline.as_nanos()).unwrap_or(u64::MAX),
+            cursor_offset: layout.cursor_offset() as u64,
+            gating_offset: layout.gating_offset() as u64,
+            sequence_offset: layout.sequence_offset() as u64,
+            data_offset: layout.data_offset() as u64,
+            rank: self.rank as u32,
+            ranks: layout.ranks() as u32,
+            lanes: plan.lanes,
+            lanes_max: layout.lanes() as u32,
+            workers: plan.blocks / 3,
+            capacity: layout.capacity() as u32,
+            slot_bytes: layout.slot_bytes() as u32,
+            piece_bytes: plan.piece_bytes,
+            credit_batch: plan.credit_batch,
+            flags: if call.average { FLAG_AVERAGE } else { 0 },
+        };
+        self.group.users.add(stream);
+        input.used_by(stream);
+        output.used_by(stream);
+        // SAFETY: the windows, the fault page and shared operands are kept until `stream` has passed the
+        // launch, by the lines above; foreign operands by the promise that made them. Lengths, geometry
+        // and the plan's bounds were checked, and the layout wrote the windows that the offsets describe.
+        unsafe { kernel.launch(stream, shape, &args) }?;
+        Ok(Launched { kernel: kernel.name().to_owned(), shape })
+    }
+
+    /// Refuses a plan that reaches beyond the windows.
+    fn check_plan(&self, plan: &Plan) -> Result<(), KernelError> {
+        let layout = &self.group.layout;
+        let most = |what: &'static str, seen: u32, most: usize| {
+            let seen = seen as usize;
+            if (1..=most).contains(&seen) {
+                Ok(())
+            } else {
+                Err(KernelError::PlanBeyondWindow { what, seen, most })
+            }
+        };
+        most("ranks", plan.ranks, layout.ranks())?;
+        most("lanes", plan.lanes, layout.lanes())?;
+        most("slots", plan.slots, layout.capacity())?;
+        most("slot bytes", plan.piece_bytes.next_multiple_of(128), layout.slot_bytes() - 128)?;
+        most("credit batch", plan.credit_batch, layout.capacity())?;
+        most("workers", plan.blocks / 3, plan.lanes as usize)?;
+        // Movers and the signal warp; the driver refuses too many.
+        most("warps", plan.threads / 32, 16)?;
+        most("movers", plan.threads.saturating_sub(32), 480)
+    }
+}
+
+impl fmt::Debug for RankRings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RankRings(rank {} of {} on {:?})", self.rank, self.group.layout.ranks(), self.device())
+    }
+}

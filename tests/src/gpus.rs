@@ -1,0 +1,87 @@
+//! What only the CUDA backend has: memory and streams of somebody else, and devices to mix up.
+
+use myelon_collectives::{Backend, Communicator, DataType, ErrorKind, ReduceOp, Region};
+use myelon_kernel::{DeviceMemory, DeviceStream};
+
+fn ranks_on(gpus: usize, ranks: usize) -> Vec<Communicator> {
+    let devices = (0..ranks).map(|rank| rank % gpus).collect();
+    Communicator::builder().backend(Backend::Cuda).devices(devices).build().unwrap()
+}
+
+/// Raw pointers, at an odd element of an allocation that is not ours, on streams that are not ours.
+pub fn foreign_memory_and_streams(gpus: usize) {
+    const COUNT: usize = 5001;
+    let mut ranks = ranks_on(gpus, 2);
+    let mut theirs = Vec::new();
+    for rank in &mut ranks {
+        let device = rank.device().unwrap().clone();
+        let stream = DeviceStream::new(&device).unwrap();
+        let memory = DeviceMemory::allocate(&device, (COUNT + 1) * 4, &[]).unwrap();
+        let values: Vec<i32> = (0..=COUNT as i32).map(|i| i * (rank.rank() as i32 + 1)).collect();
+        memory.write(&stream, 0, bytemuck::cast_slice(&values)).unwrap();
+        let region = foreign::region(&device, memory.address() + 4, COUNT * 4);
+        let adopted = rank.adopt_stream(foreign::stream(&device, &stream)).unwrap();
+        rank.all_reduce_region(&region, &region, DataType::I32, ReduceOp::Sum, &adopted).unwrap();
+        theirs.push((memory, stream, adopted));
+    }
+    for (memory, stream, adopted) in &theirs {
+        adopted.synchronize().unwrap();
+        let mut values = vec![0i32; COUNT + 1];
+        memory.read(stream, 0, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        assert_eq!(values[0], 0);
+        assert!(values.iter().enumerate().skip(1).all(|(i, &value)| value == 3 * i as i32));
+    }
+}
+
+/// Memory and streams of another GPU, and of the host backend, are refused before anything is launched.
+pub fn wrong_device_is_refused(gpus: usize) {
+    let mut ranks = ranks_on(gpus, 2);
+    let mut host = Communicator::builder().backend(Backend::Host).ranks(2).build().unwrap();
+    let (mine, hosts) = (ranks[0].region(64).unwrap(), host[0].region(64).unwrap());
+    let stream = ranks[0].stream().clone();
+    let mut call = |input: &Region, output: &Region| {
+        ranks[0].all_reduce_region(input, output, DataType::F32, ReduceOp::Sum, &stream).unwrap_err().kind()
+    };
+    assert_eq!(call(&hosts, &mine), ErrorKind::WrongBackend);
+    assert_eq!(call(&mine, &hosts), ErrorKind::WrongBackend);
+    let host_stream = host[0].stream().clone();
+    let kind = |error: myelon_collectives::Error| error.kind();
+    let refused = ranks[0].all_reduce_region(&mine, &mine, DataType::F32, ReduceOp::Sum, &host_stream);
+    assert_eq!(refused.map_err(kind), Err(ErrorKind::WrongBackend));
+    let refused = host[0].all_reduce_region(&mine, &mine, DataType::F32, ReduceOp::Sum, &host_stream);
+    assert_eq!(refused.map_err(kind), Err(ErrorKind::WrongBackend));
+    if gpus >= 2 {
+        let (theirs, their_stream) = (ranks[1].region(64).unwrap(), ranks[1].stream().clone());
+        let refused = ranks[0].all_reduce_region(&theirs, &mine, DataType::F32, ReduceOp::Sum, &stream);
+        assert_eq!(refused.map_err(kind), Err(ErrorKind::WrongDevice));
+        let refused = ranks[0].all_reduce_region(&mine, &mine, DataType::F32, ReduceOp::Sum, &their_stream);
+        assert_eq!(refused.map_err(kind), Err(ErrorKind::WrongDevice));
+    } else {
+        eprintln!("note: with one GPU the mix-up of two is not tried");
+    }
+    // Nothing of this has harmed the communicator.
+    for rank in &mut ranks {
+        let (region, stream) = (rank.region(64).unwrap(), rank.stream().clone());
+        rank.all_reduce_region(&region, &region, DataType::F32, ReduceOp::Sum, &stream).unwrap();
+    }
+    for rank in &ranks {
+        rank.stream().synchronize().unwrap();
+    }
+}
+
+/// The unsafe steps that a caller with raw handles takes.
+#[allow(unsafe_code)]
+mod foreign {
+    use myelon_collectives::{Device, DeviceStream, Region};
+
+    pub fn region(device: &Device, address: u64, bytes: usize) -> Region {
+        // SAFETY: the caller keeps the allocation until the call on the region is done, and touches it only
+        // behind that.
+        Region::device_foreign(unsafe { device.span(address, bytes) }.unwrap())
+    }
+
+    pub fn stream(device: &Device, stream: &DeviceStream) -> DeviceStream {
+        // SAFETY: the caller keeps `stream` longer than what is borrowed here.
+        unsafe { DeviceStream::borrow(device, stream.handle()) }.unwrap()
+    }
+}

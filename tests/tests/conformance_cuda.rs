@@ -1,0 +1,34 @@
+//! The conformance suite on GPUs: see `src/conformance.rs`.
+//!
+//! Without a GPU every test counts as ignored, and the reason is said. With fewer GPUs than ranks, ranks
+//! share GPUs: the kernels, the rings and the waits are the same, only the links are fewer.
+
+use libtest_mimic::{Arguments, Trial};
+use myelon_collectives::{Backend, Communicator};
+use myelon_tests::{conformance, gpus};
+
+fn main() {
+    let seen = myelon_kernel::probe().map(|node| node.devices.len());
+    let count = *seen.as_ref().unwrap_or(&0);
+    let make = move |ranks: usize| {
+        let devices = (0..ranks).map(|rank| rank % count).collect();
+        Communicator::builder().backend(Backend::Cuda).devices(devices)
+    };
+    let mut trials = conformance::trials(make, 2000);
+    trials.push(Trial::test("tensors_of_somebody_else", move || {
+        gpus::foreign_memory_and_streams(count);
+        Ok(())
+    }));
+    trials.push(Trial::test("wrong_device_is_refused", move || {
+        gpus::wrong_device_is_refused(count);
+        Ok(())
+    }));
+    let mut arguments = Arguments::from_args();
+    // Two communicators at once on a GPU could each hold the multiprocessors that the other one needs.
+    arguments.test_threads = Some(1);
+    if let Err(error) = seen {
+        eprintln!("SKIPPED: {} GPU tests, because: {error}", trials.len());
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
