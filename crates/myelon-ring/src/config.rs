@@ -117,6 +117,32 @@ pub fn credit_needed(sequence: u64, capacity: usize) -> u64 {
     sequence.wrapping_sub(capacity as u64).wrapping_add(1)
 }
 
+/// Refuses a batch that can never be had. Out of line, so that the ends stay small enough to be inlined.
+#[inline]
+pub(crate) fn check_count(count: usize, capacity: usize) {
+    #[cold]
+    #[inline(never)]
+    fn refuse(count: usize, capacity: usize) -> ! {
+        panic!("{count} slots of a ring of {capacity}")
+    }
+    if count > capacity {
+        refuse(count, capacity);
+    }
+}
+
+/// Refuses a slot that a batch does not have, likewise out of line.
+#[inline]
+pub(crate) fn check_index(index: usize, count: usize) {
+    #[cold]
+    #[inline(never)]
+    fn refuse(index: usize, count: usize) -> ! {
+        panic!("slot {index} of {count}")
+    }
+    if index >= count {
+        refuse(index, count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

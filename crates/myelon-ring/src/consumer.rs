@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::config::{beyond, reached};
+use crate::config::{beyond, check_count, check_index, reached};
 use crate::error::{Counter, RingError, RingFault};
 use crate::memory::{RawMemory, RingMemory};
 use crate::wait::{Wait, Waiting};
 
-/// Reads slots and returns their credit. One a ring; see `docs/protocols/ring.md` for R1 to R8.
+/// Reads slots and returns their credit. One a ring; see `docs/protocols/ring.md` for R1 to R9.
 ///
 /// A slot that is dropped unreleased returns no credit, and the next wait gives it again.
 ///
@@ -116,7 +116,7 @@ impl<M: RingMemory> Consumer<M> {
         let count = count.min(self.capacity());
         if self.known() == 0 {
             let mut ahead = 1;
-            while ahead <= count && self.poll(ahead)? {
+            while ahead <= count && self.look(ahead)? {
                 ahead *= 2;
             }
         }
@@ -203,7 +203,7 @@ impl<M: RingMemory> Consumer<M> {
         Ok(())
     }
 
-    /// Returns the credit of every slot released so far. A call ends with this (R6).
+    /// Returns the credit of every slot released so far. A call ends with this (R7).
     #[inline]
     pub fn flush(&mut self) {
         self.place.flush(&self.memory);
@@ -217,17 +217,23 @@ impl<M: RingMemory> Consumer<M> {
         self.place.position.wrapping_add(count as u64).wrapping_sub(1)
     }
 
-    /// Looks whether the slot `count` ahead is published, and with it all before.
+    /// Whether what is known suffices; apart from the look and small, as in the producer.
     #[inline]
-    fn poll(&mut self, count: usize) -> Result<bool, RingFault> {
+    fn remembers(&self, count: usize) -> bool {
+        check_count(count, self.capacity());
+        reached(self.published, self.place.position.wrapping_add(count as u64))
+    }
+
+    /// Looks whether the slot `count` ahead is published, and with it all before.
+    fn look(&mut self, count: usize) -> Result<bool, RingFault> {
         let last = self.last(count);
-        // ORDER ring/publish: Acquire pairs with the Release store in `Producer`'s `publish`. Without it the
-        // reads of the slot could run ahead and find bytes from before they were written.
+        // ORDER ring/publish: Acquire pairs with the Release store in the producer's `publish`. Without it
+        // the reads of the slot could run ahead and find bytes from before they were written.
         let seen = self.memory.load_sequence(last, Ordering::Acquire);
         if beyond(seen, last) > 0 {
             return Err(RingFault::Beyond { counter: Counter::Sequence, allowed: last, seen });
         }
-        let there = seen == last;
+        let there = reached(seen, last);
         if there {
             self.published = last.wrapping_add(1);
         }
@@ -236,19 +242,20 @@ impl<M: RingMemory> Consumer<M> {
 
     #[inline]
     fn is_there(&mut self, count: usize) -> Result<bool, RingFault> {
-        assert!(count <= self.capacity(), "{count} slots of a ring of {}", self.capacity());
-        if reached(self.published, self.place.position.wrapping_add(count as u64)) {
-            return Ok(true);
-        }
-        self.poll(count)
+        if self.remembers(count) { Ok(true) } else { self.look(count) }
     }
 
     #[inline]
     fn await_slots(&mut self, count: usize, wait: &impl Wait) -> Result<(), RingFault> {
+        if self.remembers(count) { Ok(()) } else { self.poll(count, wait) }
+    }
+
+    #[cold]
+    fn poll(&mut self, count: usize, wait: &impl Wait) -> Result<(), RingFault> {
         let mut waiting = Waiting::default();
-        while !self.is_there(count)? {
+        while !self.look(count)? {
             if let Some(waited) = waiting.pause(wait) {
-                if self.is_there(count)? {
+                if self.look(count)? {
                     break;
                 }
                 let (needed, seen) = self.standing(count);
@@ -285,7 +292,8 @@ impl Place {
     fn flush<M: RingMemory>(&mut self, memory: &M) {
         if self.returned != self.position {
             self.returned = self.position;
-            // ORDER ring/credit: Release pairs with the Acquire load in `Producer::has_credit`. Without it
+            // ORDER ring/credit: Release pairs with the Acquire load in `Producer::look_for_credit`.
+            // Without it
             // our reads of a slot could come after the producer has written it anew.
             memory.store_gating(self.position, Ordering::Release);
         }
@@ -358,7 +366,7 @@ impl<M: RingMemory> SlotsRef<'_, M> {
     /// If there is no such slot.
     #[inline]
     pub fn slot(&self, index: usize) -> M::Read<'_> {
-        assert!(index < self.count, "slot {index} of {}", self.count);
+        check_index(index, self.count);
         // SAFETY: `is_there` was asked for all `count` slots, so their publication was acquired and by R4
         // this one is ours; `release` takes `self`, so the bytes are gone by then.
         unsafe { self.memory.read(self.place.position.wrapping_add(index as u64)) }

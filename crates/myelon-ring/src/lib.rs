@@ -52,6 +52,7 @@ mod bytes;
 mod config;
 mod consumer;
 mod error;
+mod hint;
 mod host;
 mod memory;
 mod producer;

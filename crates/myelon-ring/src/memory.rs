@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::RingError;
+use crate::hint::{can_will_write, will_write};
 use crate::words::RingConfig;
 
 /// What [`Producer`](crate::Producer) and [`Consumer`](crate::Consumer) ask of a ring's memory.
@@ -57,6 +58,12 @@ pub trait RingMemory {
     /// The caller is the producer, has acquired the credit for the slot, has not published it while the
     /// result lives, and holds no other result for the same slot.
     unsafe fn write(&self, sequence: u64) -> Self::Write<'_>;
+
+    /// A hint that the slot that holds `sequence`, for which there is credit, will be written soon.
+    #[inline]
+    fn will_write(&self, sequence: u64) {
+        let _ = sequence;
+    }
 }
 
 /// A ring at plain addresses: on the heap, in a mapped file, in device memory that the host can reach.
@@ -68,13 +75,14 @@ pub struct RawMemory {
     data: *mut u8,
     mask: u64,
     slot_bytes: usize,
+    can_will_write: bool,
     config: RingConfig,
     /// What keeps the addresses alive, where that is ours to do.
     _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: the pointers are shared with the other end only through atomics and through slots that the
-// protocol gives to one end at a time (R3, R4); nothing in here belongs to a thread, and the owner is Send.
+// protocol gives to one end at a time (R3 to R5); nothing in here belongs to a thread, and the owner is Send.
 unsafe impl Send for RawMemory {}
 
 impl RawMemory {
@@ -109,6 +117,7 @@ impl RawMemory {
             data: std::ptr::with_exposed_provenance_mut(config.data as usize),
             mask: config.capacity as u64 - 1,
             slot_bytes: config.slot_bytes as usize,
+            can_will_write: can_will_write(),
             config,
             _owner: owner,
         })
@@ -180,16 +189,24 @@ impl RingMemory for RawMemory {
 
     #[inline]
     unsafe fn read(&self, sequence: u64) -> &[u8] {
-        // SAFETY: the caller holds the slot as consumer, so by R3 the producer writes it only after the
-        // credit is returned, that is after the slice is gone.
+        // SAFETY: the caller has acquired the slot's sequence, so by R4 all of it is written; by R3 and R5 it
+        // is written again only after the credit is returned, that is after the slice is gone.
         unsafe { std::slice::from_raw_parts(self.slot(sequence), self.slot_bytes) }
     }
 
     #[inline]
     unsafe fn write(&self, sequence: u64) -> &mut [u8] {
-        // SAFETY: the caller holds the slot as producer and has no other slice of it, so by R4 nobody reads
-        // it before it is published, that is before the slice is gone.
+        // SAFETY: the caller has acquired the slot's credit, so by R5 its last lap is read; by R4 nobody reads
+        // it again before it is published, that is after the slice is gone. There is no other slice of it.
         unsafe { std::slice::from_raw_parts_mut(self.slot(sequence), self.slot_bytes) }
+    }
+
+    #[inline]
+    fn will_write(&self, sequence: u64) {
+        if self.can_will_write {
+            // SAFETY: just asked.
+            unsafe { will_write(self.slot(sequence)) };
+        }
     }
 }
 

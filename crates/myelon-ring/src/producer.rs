@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::config::{beyond, credit_needed, reached};
+use crate::config::{beyond, check_count, check_index, credit_needed, reached};
 use crate::error::{Counter, RingFault};
 use crate::memory::{RawMemory, RingMemory};
 use crate::wait::{Wait, Waiting};
 
-/// Writes slots and publishes them. One a ring; see `docs/protocols/ring.md` for R1 to R8.
+/// Writes slots and publishes them. One a ring; see `docs/protocols/ring.md` for R1 to R9.
 ///
 /// A claim that is dropped publishes nothing, and the next claim gives the same slots again.
 ///
@@ -123,7 +123,7 @@ impl<M: RingMemory> Producer<M> {
     /// Claims the next `count` slots, waiting until there is credit for all of them.
     ///
     /// With a consumer that returns credit in batches of `b`, `count + b - 1` may not exceed the capacity:
-    /// the consumer may keep `b - 1` slots back for ever (R6).
+    /// the consumer may keep `b - 1` slots back for ever (R7).
     ///
     /// # Errors
     ///
@@ -169,13 +169,16 @@ impl<M: RingMemory> Producer<M> {
         credit_needed(self.position.wrapping_add(count as u64).wrapping_sub(1), self.capacity())
     }
 
+    /// Whether the remembered gating suffices. It is apart from the look, which is out of line, so that a claim
+    /// is small enough to be inlined: a call that returns through memory stores more than a small message.
     #[inline]
-    fn has_credit(&mut self, count: usize) -> Result<bool, RingFault> {
-        assert!(count <= self.capacity(), "{count} slots of a ring of {}", self.capacity());
-        let needed = self.gating_needed(count);
-        if reached(self.gating_seen, needed) {
-            return Ok(true);
-        }
+    fn remembers_credit(&self, count: usize) -> bool {
+        check_count(count, self.capacity());
+        reached(self.gating_seen, self.gating_needed(count))
+    }
+
+    /// Looks at the gating word.
+    fn look_for_credit(&mut self, count: usize) -> Result<bool, RingFault> {
         // ORDER ring/credit: Acquire pairs with the Release store in `Consumer::flush`. Without it the write
         // of the slot could overtake the consumer's reads of what the slot held a lap before.
         let seen = self.memory.load_gating(Ordering::Acquire);
@@ -185,15 +188,25 @@ impl<M: RingMemory> Producer<M> {
         if reached(seen, self.gating_seen) {
             self.gating_seen = seen;
         }
-        Ok(reached(self.gating_seen, needed))
+        Ok(self.remembers_credit(count))
+    }
+
+    #[inline]
+    fn has_credit(&mut self, count: usize) -> Result<bool, RingFault> {
+        if self.remembers_credit(count) { Ok(true) } else { self.look_for_credit(count) }
     }
 
     #[inline]
     fn await_credit(&mut self, count: usize, wait: &impl Wait) -> Result<(), RingFault> {
+        if self.remembers_credit(count) { Ok(()) } else { self.poll_for_credit(count, wait) }
+    }
+
+    #[cold]
+    fn poll_for_credit(&mut self, count: usize, wait: &impl Wait) -> Result<(), RingFault> {
         let mut waiting = Waiting::default();
-        while !self.has_credit(count)? {
+        while !self.look_for_credit(count)? {
             if let Some(waited) = waiting.pause(wait) {
-                if self.has_credit(count)? {
+                if self.look_for_credit(count)? {
                     break;
                 }
                 let (needed, seen) = (self.gating_needed(count), self.gating_seen);
@@ -205,6 +218,7 @@ impl<M: RingMemory> Producer<M> {
 
     #[inline]
     fn slot(&mut self) -> SlotMut<'_, M> {
+        will_write(&self.memory, self.position, self.gating_seen);
         // SAFETY: by `has_credit` gating has reached `position - capacity + 1`, so by R3 the slot is ours;
         // the guard publishes it only after the bytes are gone, and `&mut self` allows one guard.
         let bytes = unsafe { self.memory.write(self.position) };
@@ -213,7 +227,21 @@ impl<M: RingMemory> Producer<M> {
 
     #[inline]
     fn slots(&mut self, count: usize) -> SlotsMut<'_, M> {
-        SlotsMut { memory: &self.memory, position: &mut self.position, count }
+        let gating_seen = self.gating_seen;
+        SlotsMut { memory: &self.memory, position: &mut self.position, gating_seen, count }
+    }
+}
+
+/// How many slots ahead of the one that is written the next line is asked for.
+const SLOTS_AHEAD: u64 = 8;
+
+/// While the slot of `sequence` is written, asks for a later one, if it is known to have been given back: a
+/// line that the consumer still reads stays there.
+#[inline]
+fn will_write<M: RingMemory>(memory: &M, sequence: u64, gating_seen: u64) {
+    let ahead = sequence.wrapping_add(SLOTS_AHEAD);
+    if reached(gating_seen, credit_needed(ahead, memory.capacity())) {
+        memory.will_write(ahead);
     }
 }
 
@@ -221,7 +249,7 @@ impl<M: RingMemory> Producer<M> {
 #[inline]
 fn publish<M: RingMemory>(memory: &M, position: &mut u64, count: usize) {
     for _ in 0..count {
-        // ORDER ring/publish: Release pairs with the Acquire load in `Consumer::poll`. Without it the
+        // ORDER ring/publish: Release pairs with the Acquire load in `Consumer::look`. Without it the
         // consumer could see the sequence and then read bytes from before they were written.
         memory.store_sequence(*position, Ordering::Release);
         *position = position.wrapping_add(1);
@@ -279,6 +307,7 @@ impl<M: RingMemory> std::ops::DerefMut for SlotMut<'_, M> {
 pub struct SlotsMut<'p, M: RingMemory> {
     memory: &'p M,
     position: &'p mut u64,
+    gating_seen: u64,
     count: usize,
 }
 
@@ -301,10 +330,12 @@ impl<M: RingMemory> SlotsMut<'_, M> {
     /// If there is no such slot.
     #[inline]
     pub fn slot(&mut self, index: usize) -> M::Write<'_> {
-        assert!(index < self.count, "slot {index} of {}", self.count);
+        check_index(index, self.count);
+        let sequence = self.position.wrapping_add(index as u64);
+        will_write(self.memory, sequence, self.gating_seen);
         // SAFETY: `has_credit` was asked for all `count` slots, so by R3 this one is ours; `publish` takes
         // `self`, so the bytes are gone by then, and `&mut self` allows one slot at a time.
-        unsafe { self.memory.write(self.position.wrapping_add(index as u64)) }
+        unsafe { self.memory.write(sequence) }
     }
 
     /// Hands all slots to the consumer, in order.

@@ -95,11 +95,6 @@ impl WindowLayout {
         (self.capacity * size_of::<u64>()).next_multiple_of(LINE)
     }
 
-    /// Offset of the abort word.
-    pub fn abort_offset(&self) -> usize {
-        0
-    }
-
     /// Offset of the cursors.
     pub fn cursor_offset(&self) -> usize {
         LINE

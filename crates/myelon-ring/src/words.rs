@@ -156,6 +156,8 @@ pub struct AllReduceArgs {
     pub fault: u64,
     /// How long a wait may take, in nanoseconds.
     pub deadline_ns: u64,
+    /// Address of a u64 in host memory: not zero once the host wants the kernel to give up.
+    pub host_abort: u64,
     /// Offsets in a window, in bytes: see [`crate::WindowLayout`].
     pub cursor_offset: u64,
     /// `[movement][lane][peer place]`, a line each.
@@ -208,8 +210,8 @@ shared_layout! {
     } = 64;
     AllReduceArgs {
         window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,
-        cursor_offset @ 112, gating_offset @ 120, sequence_offset @ 128, data_offset @ 136, rank @ 144,
-        ranks @ 148, lanes @ 152, lanes_max @ 156, workers @ 160, capacity @ 164, slot_bytes @ 168,
-        piece_bytes @ 172, credit_batch @ 176, flags @ 180,
-    } = 184;
+        host_abort @ 112, cursor_offset @ 120, gating_offset @ 128, sequence_offset @ 136, data_offset @ 144,
+        rank @ 152, ranks @ 156, lanes @ 160, lanes_max @ 164, workers @ 168, capacity @ 172,
+        slot_bytes @ 176, piece_bytes @ 180, credit_batch @ 184, flags @ 188,
+    } = 192;
 }

@@ -77,6 +77,21 @@ fn waiting_for_more_than_the_capacity_panics() {
 }
 
 #[test]
+#[should_panic(expected = "slot 2 of 2")]
+fn writing_past_a_batch_panics() {
+    ring(4, 16, 0).unwrap().0.try_claim_many(2).unwrap().unwrap().slot(2)[0] = 1;
+}
+
+#[test]
+#[should_panic(expected = "slot 2 of 2")]
+fn reading_past_a_batch_panics() {
+    let (mut producer, mut consumer) = ring(4, 16, 0).unwrap();
+    producer.try_claim_many(3).unwrap().unwrap().publish();
+    let slots = consumer.try_wait_many(2).unwrap().unwrap();
+    assert_eq!(slots.slot(2)[0], 0);
+}
+
+#[test]
 #[should_panic(expected = "17 bytes for a slot of 16")]
 fn too_long_a_copy_panics() {
     let _ = ring(4, 16, 0).unwrap().0.try_copy_into_slot(&[0; 17]);
