@@ -1,0 +1,164 @@
+//! Property: the all-reduce kernel's own source, on host threads, gives the bytes of the reference, for
+//! every type and operation, 2 to 8 ranks, any bits, any element alignment, in place and not.
+//!
+//! Catches: arithmetic that rounds twice or in another order of the ranks, NaN and zeros that are not
+//! canonical, partial vectors, writes beside the output. Cannot catch: missing ordering, and what a GPU's
+//! conversions do; the conformance suite is for that. Every GPU thread is an OS thread here, so counts are
+//! small and slots smaller still.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use myelon_collectives::{DataType, ReduceOp, reference};
+use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
+use myelon_tests::data::{Fill, Random, elements};
+
+/// Bytes at either side of an output that must stay as they are.
+const GUARD: usize = 32;
+
+struct Ranks {
+    shape: Shape,
+    ranks: HostRanks,
+    random: Random,
+    calls: u64,
+}
+
+/// One rank's buffer, with guards: 16-byte aligned memory, and where in it the elements are.
+struct Place {
+    memory: Vec<u128>,
+    start: usize,
+    bytes: usize,
+}
+
+impl Place {
+    fn new(random: &mut Random, element: usize, bytes: usize) -> Self {
+        let start = GUARD + element * random.below(16 / element);
+        let memory = cast_slice(&random.bytes((start + bytes + GUARD).next_multiple_of(16)))
+            .iter()
+            .map(|pair: &[u8; 16]| u128::from_ne_bytes(*pair))
+            .collect();
+        Self { memory, start, bytes }
+    }
+
+    fn all(&self) -> &[u8] {
+        cast_slice(&self.memory)
+    }
+
+    fn elements(&mut self) -> &mut [u8] {
+        &mut cast_slice_mut(&mut self.memory)[self.start..self.start + self.bytes]
+    }
+
+    /// What lies around the elements.
+    fn guards(&self) -> Vec<u8> {
+        [&self.all()[..self.start], &self.all()[self.start + self.bytes..]].concat()
+    }
+}
+
+impl Ranks {
+    fn new(ranks: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let capacity = random.pick(&[1, 2, 4]);
+        let credit_batch = 1 + random.below(capacity);
+        let first = random.pick(&[0, u64::MAX - 5]);
+        let shape = Shape { ranks, lanes: 2, capacity, piece_bytes: 48, credit_batch, first };
+        Self { shape, ranks: HostRanks::new(shape).unwrap(), random, calls: 0 }
+    }
+
+    fn check(&mut self, dtype: DataType, op: ReduceOp, fill: Fill) {
+        let Self { shape, ranks, random, calls } = self;
+        let element = dtype.bytes();
+        let (count, in_place) = (random.below(400 / element), random.bits() & 1 == 0);
+        let inputs: Vec<_> = (0..shape.ranks).map(|_| elements(random, dtype, fill, count)).collect();
+        let expected = reference::all_reduce(dtype, op, &inputs.iter().map(|x| &x[..]).collect::<Vec<_>>());
+
+        let mut place = || Place::new(random, element, count * element);
+        let mut from: Vec<Place> = inputs.iter().map(|_| place()).collect();
+        let mut to: Vec<Place> = inputs.iter().map(|_| place()).collect();
+        for (place, input) in from.iter_mut().zip(&inputs) {
+            place.elements().copy_from_slice(input);
+        }
+        let guards = |places: &[Place]| places.iter().map(Place::guards).collect::<Vec<_>>();
+        let guards_before = (guards(&from), guards(&to));
+
+        let average = op == ReduceOp::Avg;
+        let kernel = format!("all_reduce_ring_{dtype}_{}", if average { ReduceOp::Sum } else { op });
+        *calls += 1;
+        let lanes = 1 + random.below(2);
+        let call = KernelCall {
+            kernel: &kernel,
+            call: *calls,
+            lanes,
+            workers: 1 + random.below(lanes),
+            piece_bytes: random.pick(&[16, 32, 48]),
+            average,
+            deadline_ns: 60_000_000_000,
+        };
+        let mut operands: Vec<Operands<'_>> = from
+            .iter_mut()
+            .zip(&mut to)
+            .map(|(from, to)| match in_place {
+                true => Operands::InPlace(from.elements()),
+                false => Operands::Apart(from.elements(), to.elements()),
+            })
+            .collect();
+        let faults = ranks.run(&vec![Some(call); shape.ranks], &mut operands);
+        assert!(faults.iter().all(|fault| fault.code == 0), "{call:?}, {shape:?}: {faults:?}");
+
+        for rank in 0..shape.ranks {
+            let output = if in_place { from[rank].elements() } else { to[rank].elements() };
+            let differs = output.iter().zip(&expected).position(|(seen, needed)| seen != needed);
+            if let Some(at) = differs.map(|byte| byte / element) {
+                let bytes = at * element..(at + 1) * element;
+                let (needed, seen) = (&expected[bytes.clone()], &output[bytes]);
+                panic!(
+                    "rank {rank}, element {at} of {count}: needed {needed:02x?}, saw {seen:02x?}; {call:?}, {shape:?}"
+                );
+            }
+            assert!(in_place || *from[rank].elements() == inputs[rank], "the input was written: {call:?}");
+        }
+        assert!((guards(&from), guards(&to)) == guards_before, "written beside a buffer: {call:?}");
+    }
+}
+
+fn operations(dtype: DataType) -> impl Iterator<Item = ReduceOp> {
+    ReduceOp::ALL.into_iter().filter(move |op| op.supports(dtype))
+}
+
+#[test]
+fn every_type_and_operation() {
+    for ranks in [2, 3] {
+        let mut group = Ranks::new(ranks, ranks as u64);
+        for dtype in DataType::ALL {
+            for op in operations(dtype) {
+                group.check(dtype, op, Fill::Ordinary);
+            }
+        }
+    }
+}
+
+#[test]
+fn any_bits_of_every_float() {
+    for ranks in [2, 3, 5] {
+        let mut group = Ranks::new(ranks, 30 + ranks as u64);
+        for dtype in DataType::ALL.into_iter().filter(|dtype| dtype.is_float()) {
+            for op in operations(dtype) {
+                group.check(dtype, op, Fill::Edges);
+                group.check(dtype, op, Fill::Edges);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_number_of_ranks() {
+    for ranks in 4..=8 {
+        let mut group = Ranks::new(ranks, 100 + ranks as u64);
+        for (dtype, op, fill) in [
+            (DataType::F32, ReduceOp::Sum, Fill::Ordinary),
+            (DataType::F16, ReduceOp::Avg, Fill::Ordinary),
+            (DataType::Bf16, ReduceOp::Sum, Fill::Edges),
+            (DataType::F64, ReduceOp::Min, Fill::Edges),
+            (DataType::I8, ReduceOp::Prod, Fill::Ordinary),
+        ] {
+            group.check(dtype, op, fill);
+        }
+    }
+}
