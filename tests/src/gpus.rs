@@ -1,5 +1,7 @@
 //! What only the CUDA backend has: memory and streams of somebody else, and devices to mix up.
 
+use std::time::{Duration, Instant};
+
 use myelon_collectives::{Backend, Communicator, DataType, ErrorKind, ReduceOp, Region};
 use myelon_kernel::{DeviceMemory, DeviceStream};
 
@@ -13,16 +15,18 @@ pub fn foreign_memory_and_streams(gpus: usize) {
     const COUNT: usize = 5001;
     let mut ranks = ranks_on(gpus, 2);
     let mut theirs = Vec::new();
-    for rank in &mut ranks {
-        let device = rank.device().unwrap().clone();
-        let stream = DeviceStream::new(&device).unwrap();
-        let memory = DeviceMemory::allocate(&device, (COUNT + 1) * 4, &[]).unwrap();
+    for rank in &ranks {
+        let device = rank.device().unwrap();
+        let stream = DeviceStream::new(device).unwrap();
+        let memory = DeviceMemory::allocate(device, (COUNT + 1) * 4, &[]).unwrap();
         let values: Vec<i32> = (0..=COUNT as i32).map(|i| i * (rank.rank() as i32 + 1)).collect();
         memory.write(&stream, 0, bytemuck::cast_slice(&values)).unwrap();
-        let region = foreign::region(&device, memory.address() + 4, COUNT * 4);
-        let adopted = rank.adopt_stream(foreign::stream(&device, &stream)).unwrap();
-        rank.all_reduce_region(&region, &region, DataType::I32, ReduceOp::Sum, &adopted).unwrap();
+        let adopted = rank.adopt_stream(foreign::stream(device, &stream)).unwrap();
         theirs.push((memory, stream, adopted));
+    }
+    for (rank, (memory, _, adopted)) in ranks.iter_mut().zip(&theirs) {
+        let region = foreign::region(rank.device().unwrap(), memory.address() + 4, COUNT * 4);
+        rank.all_reduce_region(&region, &region, DataType::I32, ReduceOp::Sum, adopted).unwrap();
     }
     for (memory, stream, adopted) in &theirs {
         adopted.synchronize().unwrap();
@@ -31,6 +35,33 @@ pub fn foreign_memory_and_streams(gpus: usize) {
         assert_eq!(values[0], 0);
         assert!(values.iter().enumerate().skip(1).all(|(i, &value)| value == 3 * i as i32));
     }
+    // Their streams and memory go before the communicator, which must not touch them any more.
+    for (memory, stream, adopted) in theirs {
+        drop((adopted, stream, memory));
+    }
+    drop(ranks);
+}
+
+/// A rank may allocate, write and make streams while a peer on another GPU already waits for it.
+pub fn allocation_beside_a_waiting_peer(gpus: usize) {
+    if gpus < 2 {
+        eprintln!("note: with one GPU there is no peer on another one");
+        return;
+    }
+    let mut ranks = ranks_on(gpus, 2);
+    let start = Instant::now();
+    let mut buffers = Vec::new();
+    for rank in &mut ranks {
+        let stream = rank.new_stream().unwrap();
+        let mut buffer = rank.buffer::<f32>(1 << 20).unwrap();
+        buffer.write(&stream, &vec![1.0; 1 << 20]).unwrap();
+        rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream).unwrap();
+        buffers.push((buffer, stream));
+    }
+    for (buffer, stream) in &buffers {
+        assert!(buffer.read(stream).unwrap().iter().all(|&x| x == 2.0));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
 }
 
 /// Memory and streams of another GPU, and of the host backend, are refused before anything is launched.
@@ -60,9 +91,10 @@ pub fn wrong_device_is_refused(gpus: usize) {
         eprintln!("note: with one GPU the mix-up of two is not tried");
     }
     // Nothing of this has harmed the communicator.
-    for rank in &mut ranks {
-        let (region, stream) = (rank.region(64).unwrap(), rank.stream().clone());
-        rank.all_reduce_region(&region, &region, DataType::F32, ReduceOp::Sum, &stream).unwrap();
+    let regions: Vec<Region> = ranks.iter().map(|rank| rank.region(64).unwrap()).collect();
+    for (rank, region) in ranks.iter_mut().zip(&regions) {
+        let stream = rank.stream().clone();
+        rank.all_reduce_region(region, region, DataType::F32, ReduceOp::Sum, &stream).unwrap();
     }
     for rank in &ranks {
         rank.stream().synchronize().unwrap();

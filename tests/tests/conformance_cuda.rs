@@ -23,6 +23,10 @@ fn main() {
         gpus::wrong_device_is_refused(count);
         Ok(())
     }));
+    trials.push(Trial::test("allocation_beside_a_waiting_peer", move || {
+        gpus::allocation_beside_a_waiting_peer(count);
+        Ok(())
+    }));
     let mut arguments = Arguments::from_args();
     // Two communicators at once on a GPU could each hold the multiprocessors that the other one needs.
     arguments.test_threads = Some(1);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::thread;
 
 use comfy_table::Table;
-use myelon_collectives::{Backend, Builder, Communicator, Settings};
+use myelon_collectives::{Backend, Builder, Communicator, Settings, cuda_report};
 
 use crate::all_reduce::ranks_and_devices;
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ pub fn run() -> Result<(), Failure> {
     let sections = [
         Section { title: "Backend", rows: backend_rows()? },
         Section { title: "Host", rows: host_rows() },
-        Section { title: "CUDA", rows: cuda_rows() },
+        Section { title: "CUDA", rows: cuda_report() },
         Section { title: "Ring memory of a rank, host backend", rows: ring_rows()? },
         Section {
             title: "Settings",
@@ -60,16 +60,6 @@ fn host_rows() -> Vec<(String, String)> {
         row("cores for this process", cores),
         row("ranks", "2 to 8 threads"),
     ]
-}
-
-/// What the CUDA side says of itself, or why it cannot be used.
-fn cuda_rows() -> Vec<(String, String)> {
-    match Communicator::builder().backend(Backend::Cuda).build() {
-        Ok(ranks) => {
-            ranks.iter().map(|rank| row(format!("rank {}", rank.rank()), rank.device_name())).collect()
-        }
-        Err(error) => vec![row("not usable", error)],
-    }
 }
 
 /// What the rings of a host rank take, for every number of ranks, with the settings of the environment.

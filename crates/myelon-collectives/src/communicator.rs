@@ -173,7 +173,8 @@ impl Communicator {
         self.backend.device()
     }
 
-    /// A CUDA stream of somebody else as a stream of this rank.
+    /// A CUDA stream of somebody else as a stream of this rank. It must live as long as the result is used;
+    /// calls that were queued on it are remembered by events of ours.
     ///
     /// # Errors
     ///

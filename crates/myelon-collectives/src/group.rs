@@ -33,8 +33,9 @@ impl Group {
         self.first_error.get_or_init(|| error)
     }
 
-    /// `rank` makes its next call. Refused if a peer that it needs has been dropped.
-    pub fn make_call(&self, rank: usize) -> Result<(), Error> {
+    /// `rank` makes its next call; returns how many it has made. Refused if a peer that it needs has been
+    /// dropped.
+    pub fn make_call(&self, rank: usize) -> Result<u64, Error> {
         let mut ranks = self.lock();
         let calls = ranks[rank].made + 1;
         if let Some(peer) = ranks.iter().position(|peer| peer.dropped && peer.completed < calls) {
@@ -42,12 +43,23 @@ impl Group {
             return Err(self.poison(gone).clone());
         }
         ranks[rank].made = calls;
-        Ok(())
+        Ok(calls)
     }
 
     /// `rank` has completed the oldest call that it had not.
     pub fn complete_call(&self, rank: usize) {
         self.lock()[rank].completed += 1;
+    }
+
+    /// `rank` has completed its first `calls` calls, at least.
+    pub fn complete_to(&self, rank: usize, calls: u64) {
+        let completed = &mut self.lock()[rank].completed;
+        *completed = calls.max(*completed);
+    }
+
+    /// Calls that `rank` has made.
+    pub fn calls_made(&self, rank: usize) -> u64 {
+        self.lock()[rank].made
     }
 
     /// `rank` is dropped: ends the calls that can't complete without it, and only then.

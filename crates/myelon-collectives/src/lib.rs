@@ -50,6 +50,7 @@ pub use backend::Backend;
 pub use builder::{Builder, DEADLINE_DEFAULT};
 pub use call::{COUNT_MAX, CallWord};
 pub use communicator::{Communicator, Launch};
+pub use cuda::cuda_report;
 pub use dtype::{DataType, Element};
 pub use error::{Error, ErrorKind};
 pub use memory::{Buffer, Region};

@@ -4,10 +4,10 @@ use crate::device::Device;
 use crate::driver::call;
 use crate::error::KernelError;
 use cudarc::driver::sys;
-use myelon_ring::words::Fault;
+use myelon_ring::words::{Fault, LINE};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Host memory with one [`Fault`] in it, which the kernels of one rank write and the host reads.
 ///
@@ -26,7 +26,9 @@ unsafe impl Sync for FaultPage {}
 
 /// One page of the host.
 const BYTES: usize = 4096;
-const _: () = assert!(size_of::<Fault>() <= BYTES);
+/// Where the abort word lies: a line of its own behind the fault.
+const ABORT_OFFSET: usize = LINE;
+const _: () = assert!(size_of::<Fault>() <= ABORT_OFFSET && ABORT_OFFSET + 8 <= BYTES);
 
 impl FaultPage {
     /// A cleared page for the kernels of `device`.
@@ -45,12 +47,28 @@ impl FaultPage {
         // SAFETY: the page was allocated with a mapping just now, and zero is the only flag.
         unsafe { call!(cuMemHostGetDevicePointer_v2(&mut page.address, start, 0)) }?;
         page.clear();
+        // SAFETY: the word lies in the page, is aligned, and nobody else knows of it yet.
+        unsafe { page.fault.cast::<u8>().add(ABORT_OFFSET).cast::<u64>().write_volatile(0) };
         Ok(page)
     }
 
     /// The address of the [`Fault`] for kernels of the GPU, as in `AllReduceArgs::fault`.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// The address of the word that [`FaultPage::raise_abort`] raises, as in `AllReduceArgs::host_abort`.
+    pub fn abort_address(&self) -> u64 {
+        self.address + ABORT_OFFSET as u64
+    }
+
+    /// Makes the kernels that know the page give up, those that run and those that are queued. It is a
+    /// store to host memory, which no driver call and no full GPU can delay.
+    pub fn raise_abort(&self) {
+        // SAFETY: the word lies in the page, which outlives `self`, and is aligned; all accesses are atomic.
+        let word = unsafe { AtomicU64::from_ptr(self.fault.cast::<u8>().add(ABORT_OFFSET).cast().as_ptr()) };
+        // ORDER: Relaxed is enough. The word says all there is to say.
+        word.store(1, Ordering::Relaxed);
     }
 
     /// The fault that a kernel has left, if any.

@@ -28,7 +28,7 @@ pub const DTYPES: [&str; 10] = ["f16", "bf16", "f32", "f64", "i8", "u8", "i32", 
 pub const OPS: [&str; 4] = ["sum", "prod", "min", "max"];
 
 /// Whether this build embeds images that nvcc made.
-pub(crate) const AOT: bool = cfg!(myelon_aot);
+pub const AOT: bool = cfg!(myelon_aot);
 
 /// Where the kernels shall come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

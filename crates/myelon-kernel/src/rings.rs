@@ -16,7 +16,7 @@ use crate::fault::FaultPage;
 use crate::image::{Image, ImageChoice};
 use crate::kernel::{Kernels, LaunchShape};
 use crate::memory::{DeviceMemory, DeviceSpan};
-use crate::shared::{SharedMemory, Users};
+use crate::shared::{SharedMemory, StreamUse, Users};
 use crate::stream::DeviceStream;
 
 /// What all ranks of a communicator share. Every rank holds it, so it outlives the first that is dropped.
@@ -142,9 +142,9 @@ impl Operand {
         }
     }
 
-    fn used_by(&self, stream: &Arc<DeviceStream>) {
+    fn used_by(&self, work: &StreamUse) {
         if let Self::Shared { memory, .. } = self {
-            memory.used_by(stream);
+            memory.used_by(work);
         }
     }
 }
@@ -167,12 +167,13 @@ pub struct RingCall<'a> {
 }
 
 /// What was launched.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launched {
     /// Symbol of the kernel.
     pub kernel: String,
     /// Grid, block and dynamic shared memory.
     pub shape: LaunchShape,
+    /// Where it was queued.
+    pub work: StreamUse,
 }
 
 impl RankRings {
@@ -255,21 +256,10 @@ impl RankRings {
     }
 
     /// Makes the kernels of all ranks give up, those that run and those that are queued.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Driver`]; the deadline ends the kernels then.
-    pub fn abort(&self) -> Result<(), KernelError> {
-        static RAISED: [u8; size_of::<u64>()] = 1u64.to_ne_bytes();
-        for (window, device) in self.group.parts().windows.iter().zip(&self.group.devices) {
-            let word = window.span().part(self.group.layout.abort_offset(), RAISED.len())?;
-            let stream = DeviceStream::new(device)?;
-            // SAFETY: the source is static; the word is written by whoever gives up, and never cleared. A
-            // copy and not a fill: it needs no multiprocessor, which the kernels may all have taken.
-            unsafe { stream.copy_to_device(word, &RAISED) }?;
-            stream.synchronize()?;
+    pub fn abort(&self) {
+        for page in &self.group.parts().faults {
+            page.raise_abort();
         }
-        Ok(())
     }
 
     /// Queues one all-reduce of this rank on `stream`.
@@ -322,6 +312,7 @@ impl RankRings {
             call: call.word,
             fault: parts.faults[self.rank].address(),
             deadline_ns: u64::try_from(call.deadline.as_nanos()).unwrap_or(u64::MAX),
+            host_abort: parts.faults[self.rank].abort_address(),
             cursor_offset: layout.cursor_offset() as u64,
             gating_offset: layout.gating_offset() as u64,
             sequence_offset: layout.sequence_offset() as u64,
@@ -337,14 +328,16 @@ impl RankRings {
             credit_batch: plan.credit_batch,
             flags: if call.average { FLAG_AVERAGE } else { 0 },
         };
-        self.group.users.add(stream);
-        input.used_by(stream);
-        output.used_by(stream);
-        // SAFETY: the windows, the fault page and shared operands are kept until `stream` has passed the
-        // launch, by the lines above; foreign operands by the promise that made them. Lengths, geometry
-        // and the plan's bounds were checked, and the layout wrote the windows that the offsets describe.
+        // SAFETY: the windows, the fault page and shared operands are borrowed here, and kept until `stream`
+        // has passed the launch by the lines below; foreign operands by the promise that made them. Lengths,
+        // geometry and the plan's bounds were checked, and the layout wrote the windows that the offsets
+        // describe.
         unsafe { kernel.launch(stream, shape, &args) }?;
-        Ok(Launched { kernel: kernel.name().to_owned(), shape })
+        let work = StreamUse::of(stream)?;
+        self.group.users.add(&work);
+        input.used_by(&work);
+        output.used_by(&work);
+        Ok(Launched { kernel: kernel.name().to_owned(), shape, work })
     }
 
     /// Refuses a plan that reaches beyond the windows.

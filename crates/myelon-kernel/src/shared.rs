@@ -8,30 +8,61 @@ use crate::error::KernelError;
 use crate::memory::DeviceMemory;
 use crate::stream::{DeviceEvent, DeviceStream};
 
-/// The streams that use something.
-#[derive(Default)]
-pub(crate) struct Users(Mutex<Vec<Arc<DeviceStream>>>);
+/// Work that was queued on a stream: the stream itself where it is ours, and the end of the work where it is
+/// somebody else's, who may destroy it at any time.
+#[derive(Clone)]
+pub enum StreamUse {
+    /// A stream that lives as long as this.
+    Ours(Arc<DeviceStream>),
+    /// A borrowed stream.
+    Theirs {
+        /// Which one; perhaps no longer valid.
+        handle: u64,
+        /// The end of what was queued.
+        end: Arc<DeviceEvent>,
+    },
+}
 
-impl Users {
-    /// From now on `stream` is one of them.
-    pub fn add(&self, stream: &Arc<DeviceStream>) {
-        let mut users = lock(&self.0);
-        if !users.iter().any(|user| Arc::ptr_eq(user, stream)) {
-            users.push(stream.clone());
+impl StreamUse {
+    /// The work that has been queued on `stream` up to now.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn of(stream: &Arc<DeviceStream>) -> Result<Self, KernelError> {
+        if stream.is_owned() {
+            return Ok(Self::Ours(stream.clone()));
+        }
+        Ok(Self::Theirs { handle: stream.handle(), end: Arc::new(end_of(stream)?) })
+    }
+
+    /// Whether the work is done. Where that cannot be told, nothing will run any more.
+    pub fn is_done(&self) -> bool {
+        let state = match self {
+            Self::Ours(stream) => stream.query(),
+            Self::Theirs { end, .. } => end.query(),
+        };
+        !matches!(state, Ok(false))
+    }
+
+    /// Makes `next` wait for the work, unless it is queued on `next` itself.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn precede(&self, next: &DeviceStream) -> Result<(), KernelError> {
+        match self {
+            Self::Ours(stream) if stream.handle() == next.handle() => Ok(()),
+            Self::Theirs { handle, .. } if *handle == next.handle() => Ok(()),
+            _ => next.wait(&*self.end()?),
         }
     }
 
-    /// Drops `what` once none of them can use it any more, and does not wait for that.
-    pub fn bury(&self, what: Box<dyn Send>) {
-        reap();
-        let users = std::mem::take(&mut *lock(&self.0));
-        // A stream whose state cannot be told will not run again either.
-        let busy = users.iter().filter(|user| matches!(user.query(), Ok(false)));
-        let ends: Vec<_> = busy.filter_map(|user| end_of(user).ok()).collect();
-        if ends.is_empty() {
-            return drop(what);
+    fn end(&self) -> Result<Arc<DeviceEvent>, KernelError> {
+        match self {
+            Self::Ours(stream) => Ok(Arc::new(end_of(stream)?)),
+            Self::Theirs { end, .. } => Ok(end.clone()),
         }
-        lock(&GRAVEYARD).push(Buried { ends, _what: what });
     }
 }
 
@@ -41,9 +72,46 @@ fn end_of(stream: &DeviceStream) -> Result<DeviceEvent, KernelError> {
     Ok(event)
 }
 
+/// What uses something.
+#[derive(Default)]
+pub(crate) struct Users(Mutex<Vec<StreamUse>>);
+
+impl Users {
+    /// From now on `new` is one of them.
+    pub fn add(&self, new: &StreamUse) {
+        let mut users = lock(&self.0);
+        match new {
+            StreamUse::Ours(new) => {
+                let same = |user: &StreamUse| matches!(user, StreamUse::Ours(old) if Arc::ptr_eq(old, new));
+                if users.iter().any(same) {
+                    return;
+                }
+            }
+            StreamUse::Theirs { handle: new, .. } => {
+                users.retain(|user| {
+                    !matches!(user, StreamUse::Theirs { handle, .. } if handle == new) || !user.is_done()
+                });
+            }
+        }
+        users.push(new.clone());
+    }
+
+    /// Drops `what` once none of them can use it any more, and does not wait for that.
+    pub fn bury(&self, what: Box<dyn Send>) {
+        reap();
+        let users = std::mem::take(&mut *lock(&self.0));
+        let ends: Vec<_> =
+            users.iter().filter(|user| !user.is_done()).filter_map(|user| user.end().ok()).collect();
+        if ends.is_empty() {
+            return drop(what);
+        }
+        lock(&GRAVEYARD).push(Buried { ends, _what: what });
+    }
+}
+
 /// What waits for streams to end before it is dropped.
 struct Buried {
-    ends: Vec<DeviceEvent>,
+    ends: Vec<Arc<DeviceEvent>>,
     _what: Box<dyn Send>,
 }
 
@@ -80,14 +148,14 @@ impl SharedMemory {
         Ok(Self { memory: Some(DeviceMemory::allocate(device, bytes, &[])?), users: Users::default() })
     }
 
-    /// The memory itself. Queue work on it only on streams that [`SharedMemory::used_by`] was told of.
+    /// The memory itself. [`SharedMemory::used_by`] must be told of the work that is queued on it.
     pub fn memory(&self) -> &DeviceMemory {
         self.memory.as_ref().expect("taken only by drop")
     }
 
-    /// Keeps the memory for what is queued on `stream`, before and after this call.
-    pub fn used_by(&self, stream: &Arc<DeviceStream>) {
-        self.users.add(stream);
+    /// Keeps the memory until the work is done.
+    pub fn used_by(&self, work: &StreamUse) {
+        self.users.add(work);
     }
 }
 

@@ -62,6 +62,11 @@ impl DeviceStream {
         &self.device
     }
 
+    /// Whether the stream was made here, and so lives as long as this; else it was borrowed.
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
     /// The handle, for other libraries.
     pub fn handle(&self) -> u64 {
         self.raw as usize as u64

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 /// Tells the processor that the line at `address` will be written soon, so that it fetches the line for
 /// writing now, and not when a store already waits for it.
 ///
-/// A slot that comes round again lies in the consumer's cache, and stores leave a core in order, one missed
-/// line after the other. Asked for some slots ahead, the lines come while others are written: the bench
+/// A slot that comes round again lies in the consumer's cache. ASSUMPTION: stores leave a core in order, one
+/// missed line after the other. Asked for some slots ahead, the lines come while others are written: the bench
 /// `ring_handoff` shows it. It never changes what a program computes.
 ///
 /// # Safety

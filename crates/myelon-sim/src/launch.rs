@@ -75,6 +75,8 @@ pub struct HostRanks {
     layout: WindowLayout,
     shape: Shape,
     windows: Vec<Vec<Line>>,
+    /// Never raised; a kernel looks at it.
+    host_abort: u64,
 }
 
 impl HostRanks {
@@ -95,7 +97,7 @@ impl HostRanks {
             }
             lines
         };
-        Ok(Self { layout, shape, windows: vec![window; shape.ranks] })
+        Ok(Self { layout, shape, windows: vec![window; shape.ranks], host_abort: 0 })
     }
 
     /// The one parameter that `rank` passes to its kernel, but for the buffers and the fault record.
@@ -145,6 +147,7 @@ impl HostRanks {
             let (input, output, bytes) = operands[rank].addresses();
             let mut args = self.args(rank, call, bytes);
             (args.input, args.output) = (input, output);
+            args.host_abort = (&raw const self.host_abort) as u64;
             args.fault = (&raw mut faults[rank]) as u64;
             launches.push((call.kernel, args, 3 * call.workers as u32));
         }

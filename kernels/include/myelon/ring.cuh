@@ -15,7 +15,7 @@
 //           release  fence.acq_rel.sys + st.relaxed.sys   wait for credit  ld.acquire.sys   ("ring/credit")
 // CALLER    One thread an end. A barrier of the block stands between a wait and the block's other threads,
 //           and between them and publish or release: the fence is cumulative over it.
-// BOUND     A wait ends after deadline_ns, or when the abort word is raised, in every build.
+// BOUND     A wait ends after deadline_ns, or when an abort word is raised, in every build.
 // COST      A wait that finds its word ready is one load. Publishing is one fence and one remote store.
 // SOURCE    PTX ISA, "Memory Consistency Model": Release and Acquire Patterns; Causality Order.
 #pragma once
@@ -26,7 +26,8 @@ namespace myelon {
 
 // How long a wait may last.
 struct Patience {
-    u64 const* abort;  // not zero: somebody gave up
+    u64 const* abort;       // in this rank's memory; not zero: somebody gave up
+    u64 const* host_abort;  // in host memory; not zero: the host wants an end
     u64 deadline_ns;
 };
 
@@ -54,7 +55,8 @@ MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& 
     for (u32 polls = 1; !reached(result.seen = ld_relaxed_sys(awaited.word), awaited.needed); ++polls) {
         if (polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
-            if (ld_relaxed_sys(patience.abort) != 0) result.code = FaultCode::aborted;
+            bool const told = ld_relaxed_sys(patience.abort) != 0 || ld_relaxed_sys(patience.host_abort) != 0;
+            if (told) result.code = FaultCode::aborted;
             else if (result.waited_ns > patience.deadline_ns) result.code = FaultCode::stalled;
             if (result.code != FaultCode::none) return result;
         }

@@ -43,7 +43,13 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
     return ring;
 }
 
-MYELON_DEVICE Patience patience(AllReduceArgs const& args) { return {abort_word(args, args.rank), args.deadline_ns}; }
+// A peer's sum waits in turn for all others' pieces. So waits of the gather are more patient: where a rank
+// is missing, those who wait for its own piece give up first, and name it.
+MYELON_DEVICE Patience patience(AllReduceArgs const& args, WaitingFor what) {
+    bool const gather = what == WaitingFor::gather_slot || what == WaitingFor::gather_credit;
+    u64 const more = gather ? args.deadline_ns / 8 : 0;
+    return {abort_word(args, args.rank), reinterpret_cast<u64 const*>(args.host_abort), args.deadline_ns + more};
+}
 
 // Behind the payload of a slot: which call it belongs to.
 MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
@@ -108,7 +114,7 @@ MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u6
 
 // Waits until the edge is ready for `sequence`, or gives up.
 MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
-    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args));
+    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what));
     u64 call_seen = 0;
     if (waited.code == FaultCode::none) {
         if (edge.is_slot() && waited.seen != sequence) waited.code = FaultCode::protocol;

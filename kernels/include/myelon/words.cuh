@@ -36,7 +36,7 @@ struct Fault {
 
 struct AllReduceArgs {
     u64 window[ranks_max];
-    u64 input, output, bytes, call, fault, deadline_ns;
+    u64 input, output, bytes, call, fault, deadline_ns, host_abort;
     u64 cursor_offset, gating_offset, sequence_offset, data_offset;
     u32 rank, ranks, lanes, lanes_max, workers, capacity, slot_bytes, piece_bytes, credit_batch, flags;
 };
@@ -51,12 +51,13 @@ struct AllReduceArgs {
     X(Fault, call, 48) X(Fault, call_seen, 56) S(Fault, 64)                                              \
     X(AllReduceArgs, window, 0) X(AllReduceArgs, input, 64) X(AllReduceArgs, output, 72)                 \
     X(AllReduceArgs, bytes, 80) X(AllReduceArgs, call, 88) X(AllReduceArgs, fault, 96)                   \
-    X(AllReduceArgs, deadline_ns, 104) X(AllReduceArgs, cursor_offset, 112)                              \
-    X(AllReduceArgs, gating_offset, 120) X(AllReduceArgs, sequence_offset, 128)                          \
-    X(AllReduceArgs, data_offset, 136) X(AllReduceArgs, rank, 144) X(AllReduceArgs, ranks, 148)          \
-    X(AllReduceArgs, lanes, 152) X(AllReduceArgs, lanes_max, 156) X(AllReduceArgs, workers, 160)         \
-    X(AllReduceArgs, capacity, 164) X(AllReduceArgs, slot_bytes, 168) X(AllReduceArgs, piece_bytes, 172) \
-    X(AllReduceArgs, credit_batch, 176) X(AllReduceArgs, flags, 180) S(AllReduceArgs, 184)
+    X(AllReduceArgs, deadline_ns, 104) X(AllReduceArgs, host_abort, 112)                                 \
+    X(AllReduceArgs, cursor_offset, 120) X(AllReduceArgs, gating_offset, 128)                            \
+    X(AllReduceArgs, sequence_offset, 136) X(AllReduceArgs, data_offset, 144)                            \
+    X(AllReduceArgs, rank, 152) X(AllReduceArgs, ranks, 156) X(AllReduceArgs, lanes, 160)                \
+    X(AllReduceArgs, lanes_max, 164) X(AllReduceArgs, workers, 168) X(AllReduceArgs, capacity, 172)      \
+    X(AllReduceArgs, slot_bytes, 176) X(AllReduceArgs, piece_bytes, 180)                                 \
+    X(AllReduceArgs, credit_batch, 184) X(AllReduceArgs, flags, 188) S(AllReduceArgs, 192)
 
 #define MYELON_ASSERT_OFFSET(type, field, offset) static_assert(__builtin_offsetof(type, field) == offset, #type "." #field);
 #define MYELON_ASSERT_SIZE(type, size) static_assert(sizeof(type) == size, #type);

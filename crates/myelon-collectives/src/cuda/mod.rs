@@ -4,21 +4,23 @@
 mod errors;
 mod memory;
 mod queue;
+mod report;
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_kernel::{
-    Device, DeviceEvent, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory,
+    Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
 use myelon_lanes::Machine;
 use myelon_ring::WindowLayout;
 use myelon_ring::words::FaultCode;
 
 use self::errors::{error_of, fault_error};
-pub(crate) use self::memory::CudaMemory;
+use self::memory::CudaMemory;
 use self::queue::CudaQueue;
+pub use self::report::cuda_report;
 use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
@@ -72,7 +74,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             ring_bytes: layout.bytes() as u64,
             deadline: config.deadline(),
             shared: shared.clone(),
-            last_stream: None,
+            last_call: None,
         })
     });
     Ok(Opened { ranks: ranks.collect(), tuning })
@@ -125,14 +127,8 @@ impl Shared {
     /// Ends every call of every rank with `error`.
     fn poison(&self, error: Error) -> Error {
         let first = self.group.poison(error).clone();
-        self.abort();
+        self.rings[0].abort();
         first
-    }
-
-    fn abort(&self) {
-        if let Err(error) = self.rings[0].abort() {
-            tracing::warn!(%error, "the kernels could not be told to stop; their deadline will");
-        }
     }
 }
 
@@ -142,24 +138,13 @@ struct CudaRank {
     ring_bytes: u64,
     deadline: Duration,
     shared: Arc<Shared>,
-    /// The stream of the last call: the next one comes after it, whatever stream it is on.
-    last_stream: Option<Arc<DeviceStream>>,
+    /// The last call: the next one comes after it, whatever stream it is on.
+    last_call: Option<StreamUse>,
 }
 
 impl CudaRank {
     fn rings(&self) -> &RankRings {
         &self.shared.rings[self.rank]
-    }
-
-    /// Makes `stream` wait for the last call, if that was on another one.
-    fn follow_last_call(&mut self, stream: &Arc<DeviceStream>) -> Result<(), Error> {
-        let last = self.last_stream.replace(stream.clone());
-        if let Some(last) = last.filter(|last| last.handle() != stream.handle()) {
-            let event = DeviceEvent::new(last.device()).map_err(error_of)?;
-            last.record(&event).map_err(error_of)?;
-            stream.wait(&event).map_err(error_of)?;
-        }
-        Ok(())
     }
 }
 
@@ -216,15 +201,13 @@ impl RankBackend for CudaRank {
         };
         let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
 
-        self.shared.group.make_call(self.rank)?;
-        let launched = self
-            .follow_last_call(queue.stream())
-            .and_then(|()| self.rings().all_reduce(&ring_call, &from, &to, queue.stream()).map_err(error_of));
+        let number = self.shared.group.make_call(self.rank)?;
+        let chained = self.last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
+        let launched = chained.and_then(|()| self.rings().all_reduce(&ring_call, &from, &to, queue.stream()));
         // The peers' calls can't complete without this one.
-        let launched = launched.map_err(|error| self.shared.poison(error))?;
-        queue.carries_a_call();
-        // What is queued is done, also if this rank is dropped.
-        self.shared.group.complete_call(self.rank);
+        let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
+        self.last_call = Some(launched.work);
+        queue.carries_call(number);
         Ok(Launch {
             kernel: launched.kernel,
             grid: launched.shape.blocks,
@@ -242,16 +225,21 @@ impl RankBackend for CudaRank {
     }
 
     fn adopt_stream(&self, stream: DeviceStream) -> Arc<dyn Queue> {
-        Arc::new(CudaQueue::new(stream, self.shared.clone()))
+        Arc::new(CudaQueue::new(stream, self.shared.clone(), self.rank))
     }
 }
 
 impl Drop for CudaRank {
     fn drop(&mut self) {
-        let before = self.shared.group.first_error().is_some();
-        self.shared.group.drop_rank(self.rank);
-        if !before && self.shared.group.first_error().is_some() {
-            self.shared.abort();
+        let group = &self.shared.group;
+        let idle = self.last_call.as_ref().is_none_or(StreamUse::is_done);
+        if idle && self.shared.first_error().is_none() {
+            group.complete_to(self.rank, group.calls_made(self.rank));
+        }
+        let before = group.first_error().is_some();
+        group.drop_rank(self.rank);
+        if !before && group.first_error().is_some() {
+            self.rings().abort();
         }
     }
 }

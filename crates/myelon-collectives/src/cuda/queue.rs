@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use myelon_kernel::{DeviceEvent, DeviceStream};
@@ -16,26 +16,27 @@ use crate::error::{Error, panic_message};
 pub(crate) struct CudaQueue {
     stream: Arc<DeviceStream>,
     shared: Arc<Shared>,
-    /// Whether calls were enqueued since the last report.
-    carries_calls: AtomicBool,
+    rank: usize,
+    /// Number of the last call that was enqueued since the last report, from 1; zero for none.
+    last_call: AtomicU64,
     /// What a task's panic said.
     task_error: Arc<Mutex<Option<Error>>>,
 }
 
 impl CudaQueue {
-    pub fn new(stream: DeviceStream, shared: Arc<Shared>) -> Self {
+    pub fn new(stream: DeviceStream, shared: Arc<Shared>, rank: usize) -> Self {
         let (stream, task_error) = (Arc::new(stream), Arc::default());
-        Self { stream, shared, carries_calls: AtomicBool::new(false), task_error }
+        Self { stream, shared, rank, last_call: AtomicU64::new(0), task_error }
     }
 
     pub fn stream(&self) -> &Arc<DeviceStream> {
         &self.stream
     }
 
-    /// A call has been enqueued, whose failure the next wait reports.
-    pub fn carries_a_call(&self) {
-        // ORDER: Relaxed is enough. The flag guards no other data.
-        self.carries_calls.store(true, Ordering::Relaxed);
+    /// Call number `call` of the rank has been enqueued; the next wait reports its failure.
+    pub fn carries_call(&self, call: u64) {
+        // ORDER: Relaxed is enough. The number guards no other data.
+        self.last_call.store(call, Ordering::Relaxed);
     }
 }
 
@@ -48,8 +49,12 @@ impl Queue for CudaQueue {
         self.stream.synchronize().map_err(error_of)?;
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
-        let call_error =
-            if self.carries_calls.swap(false, Ordering::Relaxed) { self.shared.first_error() } else { None };
+        let last_call = self.last_call.swap(0, Ordering::Relaxed);
+        let call_error = if last_call == 0 { None } else { self.shared.first_error() };
+        if call_error.is_none() {
+            // Calls are chained over streams: the earlier ones are complete too.
+            self.shared.group.complete_to(self.rank, last_call);
+        }
         call_error.or(task_error).map_or(Ok(()), Err)
     }
 
