@@ -59,29 +59,52 @@ unsafe impl Sync for World {}
 // SAFETY: nothing in it belongs to a thread, for the same reason.
 unsafe impl Send for World {}
 
-struct Reading(ConstPtr<[u8; SLOT_BYTES]>);
-struct Writing(MutPtr<[u8; SLOT_BYTES]>);
+/// A slot's bytes in somebody's hands. The access counts once more when it ends, so that loom sees one that
+/// outlasts the publication or the credit.
+struct Reading<'a> {
+    access: Option<ConstPtr<[u8; SLOT_BYTES]>>,
+    slot: &'a UnsafeCell<[u8; SLOT_BYTES]>,
+}
 
-impl Deref for Reading {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the world outlives the guard, and loom has checked the access.
-        unsafe { self.0.deref() }
+struct Writing<'a> {
+    access: Option<MutPtr<[u8; SLOT_BYTES]>>,
+    slot: &'a UnsafeCell<[u8; SLOT_BYTES]>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.access = None;
+        self.slot.with(|_| {});
     }
 }
 
-impl Deref for Writing {
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.access = None;
+        self.slot.with_mut(|_| {});
+    }
+}
+
+impl Deref for Reading<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the slot outlives the guard, and loom has checked the access.
+        unsafe { self.access.as_ref().unwrap().deref() }
+    }
+}
+
+impl Deref for Writing<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: as for `Reading`.
-        unsafe { self.0.deref() }
+        unsafe { self.access.as_ref().unwrap().deref() }
     }
 }
 
-impl DerefMut for Writing {
+impl DerefMut for Writing<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `Reading`.
-        unsafe { self.0.deref() }
+        unsafe { self.access.as_ref().unwrap().deref() }
     }
 }
 
@@ -96,8 +119,8 @@ impl LoomMemory {
 }
 
 impl RingMemory for LoomMemory {
-    type Read<'a> = Reading;
-    type Write<'a> = Writing;
+    type Read<'a> = Reading<'a>;
+    type Write<'a> = Writing<'a>;
 
     fn capacity(&self) -> usize {
         self.world.data.len()
@@ -135,18 +158,20 @@ impl RingMemory for LoomMemory {
         self.world.gating.store(gating, self.weakened(Mutant::CreditStoreRelaxed, order));
     }
 
-    unsafe fn read(&self, sequence: u64) -> Reading {
+    unsafe fn read(&self, sequence: u64) -> Reading<'_> {
         if self.world.mutant == Mutant::CreditBeforeRead {
             self.world.gating.store(sequence.wrapping_add(1), Release);
         }
-        Reading(self.world.data[self.index(sequence)].get())
+        let slot = &self.world.data[self.index(sequence)];
+        Reading { access: Some(slot.get()), slot }
     }
 
-    unsafe fn write(&self, sequence: u64) -> Writing {
+    unsafe fn write(&self, sequence: u64) -> Writing<'_> {
         if self.world.mutant == Mutant::PublishBeforeWrite {
             self.world.sequence[self.index(sequence)].store(sequence, Release);
         }
-        Writing(self.world.data[self.index(sequence)].get_mut())
+        let slot = &self.world.data[self.index(sequence)];
+        Writing { access: Some(slot.get_mut()), slot }
     }
 }
 
