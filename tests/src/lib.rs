@@ -5,3 +5,8 @@
 pub mod conformance;
 pub mod data;
 pub mod gpus;
+
+/// The README, so that its example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
