@@ -7,6 +7,9 @@ use libtest_mimic::{Arguments, Trial};
 use myelon_collectives::{Backend, Communicator};
 use myelon_tests::{conformance, gpus};
 
+/// Calls of a test with random calls, and about half of the largest count in them.
+const BUDGET: usize = 16_000;
+
 fn main() {
     let seen = myelon_kernel::probe().map(|node| node.devices.len());
     let count = *seen.as_ref().unwrap_or(&0);
@@ -14,7 +17,7 @@ fn main() {
         let devices = (0..ranks).map(|rank| rank % count).collect();
         Communicator::builder().backend(Backend::Cuda).devices(devices)
     };
-    let mut trials = conformance::trials(make, 2000);
+    let mut trials = conformance::trials(make, BUDGET);
     trials.push(Trial::test("tensors_of_somebody_else", move || {
         gpus::foreign_memory_and_streams(count);
         Ok(())

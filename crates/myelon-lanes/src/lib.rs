@@ -20,14 +20,14 @@
 //! use myelon_lanes::{Machine, Request, Tuning};
 //!
 //! let tuning = Tuning::new(Machine::h200());
-//! let choice = tuning.plan(&Request { ranks: 8, bytes: 64 << 20, element_bytes: 2 })?;
-//! assert_eq!(choice.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=8KiB slots=4");
+//! let choice = tuning.plan(&Request { ranks: 8, bytes: 56 << 20, element_bytes: 2 })?;
+//! assert_eq!(choice.plan.to_string(), "ring lanes=28 blocks=84 threads=512 slot=10KiB slots=4");
 //! assert!(choice.why.to_string().starts_with("automatic"));
 //!
-//! let lanes = choice.plan.geometry(64 << 20)?;
+//! let lanes = choice.plan.geometry(56 << 20)?;
 //! assert_eq!(lanes.lane(0).bytes, 2 << 20);
-//! assert_eq!(lanes.rounds(0), 32);
-//! assert_eq!(lanes.piece(0, 1, 7).bytes, 8 << 10);
+//! assert_eq!(lanes.rounds(0), 26); // of 8 ranks x 10 KiB
+//! assert_eq!(lanes.piece(0, 1, 7).bytes, 10 << 10);
 //! # Ok::<(), myelon_lanes::PlanError>(())
 //! ```
 

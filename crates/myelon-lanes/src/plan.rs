@@ -163,7 +163,7 @@ impl fmt::Display for Plan {
 /// use myelon_lanes::{Machine, Tuning};
 ///
 /// let pool = Tuning::new(Machine::h200()).pool(8)?;
-/// assert_eq!(pool.to_string(), "lanes=32 slot=8KiB slots=4");
+/// assert_eq!(pool.to_string(), "lanes=28 slot=10KiB slots=4");
 /// assert!(pool.window_bytes(8) <= 16 << 20);
 /// # Ok::<(), myelon_lanes::PlanError>(())
 /// ```

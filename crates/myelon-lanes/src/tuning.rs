@@ -114,7 +114,7 @@ impl Tuning {
     /// What a communicator of `ranks` ranks allocates once.
     ///
     /// With rows for these ranks in the table, it is the most that a row asks for, and other sizes make
-    /// do with it. Else the slots are the largest power of two that keeps the rings in
+    /// do with it. Else the slots are the largest multiple of 2 KiB that keeps the rings in
     /// [`RING_BYTES_MAX`], and lanes give way where even slots of 2 KiB do not fit.
     ///
     /// # Errors
@@ -209,6 +209,7 @@ impl Tuning {
             Source::Row(place, row) => Why::Row { place, row: *row },
             Source::Gpu => Why::Gpu {
                 machine: machine.name.clone(),
+                lanes_max: gpu::lanes_max(plan.ranks),
                 in_flight_bytes: plan.in_flight_bytes(),
                 in_flight_bytes_least: machine.in_flight_bytes_least(),
                 link_gbps: machine.link_gbps,
@@ -230,7 +231,7 @@ impl Tuning {
     }
 
     /// Lanes, slots and payload bytes of a slot that the rule would take if memory were free.
-    fn rule(&self) -> Pool {
+    fn rule(&self, ranks: u32) -> Pool {
         match self.policy {
             Policy::Harness | Policy::Yali => Pool {
                 lanes: harness::LANES_MAX,
@@ -241,13 +242,13 @@ impl Tuning {
                 Pool { lanes: host::LANES_MAX, slots: host::SLOTS, piece_bytes: host::PIECE_BYTES_MAX }
             }
             Policy::Auto => {
-                Pool { lanes: gpu::LANES_MAX, slots: gpu::SLOTS, piece_bytes: gpu::PIECE_BYTES_MAX }
+                Pool { lanes: gpu::lanes_max(ranks), slots: gpu::SLOTS, piece_bytes: gpu::PIECE_BYTES_MAX }
             }
         }
     }
 
     fn pool_of_rule(&self, ranks: u32) -> Pool {
-        let Pool { lanes, slots, piece_bytes } = self.rule();
+        let Pool { lanes, slots, piece_bytes } = self.rule(ranks);
         let slots = self.forced.slots.unwrap_or(slots);
         let workers = self.forced.workers().unwrap_or(1);
         let lane_counts = match self.forced.lanes {
@@ -256,7 +257,7 @@ impl Tuning {
         };
         let piece_sizes = match self.forced.piece_bytes {
             Some(piece_bytes) => vec![piece_bytes],
-            None => halves(piece_bytes, PIECE_BYTES_LEAST),
+            None => steps(piece_bytes, PIECE_BYTES_LEAST),
         };
         let mut least = Pool { lanes, slots, piece_bytes };
         for &lanes in &lane_counts {
@@ -276,7 +277,7 @@ impl Tuning {
             return Ok(None);
         }
         let mut most: Option<Pool> = None;
-        let slots = self.forced.slots.unwrap_or(self.rule().slots);
+        let slots = self.forced.slots.unwrap_or(self.rule(ranks).slots);
         for (place, row) in self.table.of_ranks(ranks) {
             Bound::number("workers", row.workers.into(), 1, self.workers_max().into())
                 .check()
@@ -304,9 +305,23 @@ fn halves(most: u32, least: u32) -> Vec<u32> {
     std::iter::successors(Some(most), |&value| Some(value / 2).filter(|&half| half >= least.max(1))).collect()
 }
 
+/// `most`, then the multiples of `least` below it, down to `least`.
+fn steps(most: u32, least: u32) -> Vec<u32> {
+    let below = (1..most.div_ceil(least)).rev().map(|count| count * least);
+    [most].into_iter().chain(below).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_go_down_by_the_least() {
+        assert_eq!(steps(10, 2), [10, 8, 6, 4, 2]);
+        assert_eq!(steps(9, 4), [9, 8, 4]);
+        assert_eq!(steps(4, 4), [4]);
+        assert_eq!(steps(3, 4), [3]);
+    }
 
     #[test]
     fn halves_end_at_the_least() {

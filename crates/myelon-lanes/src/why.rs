@@ -17,7 +17,7 @@ use crate::{gpu, host};
 /// let why = |tuning: Tuning| tuning.plan(&request).map(|choice| choice.why.to_string());
 /// assert_eq!(
 ///     why(Tuning::new(Machine::h200()))?,
-///     "automatic for H200: a lane for every 2KiB a rank, at most 32; the rings hold 14680064 bytes, \
+///     "automatic for H200: a lane for every 2KiB a rank, at most 28; the rings hold 16056320 bytes, \
 ///      the link needs 3400000 (2 x 340 GB/s x 5 us)",
 /// );
 /// assert_eq!(
@@ -48,6 +48,8 @@ pub enum Why {
     Gpu {
         /// Name of the machine.
         machine: String,
+        /// Lanes of the pool by the rule.
+        lanes_max: u32,
         /// Payload bytes that a rank's rings hold at once under this plan.
         in_flight_bytes: u64,
         /// Payload bytes that keep the link busy.
@@ -82,13 +84,16 @@ impl fmt::Display for Why {
         match self {
             Self::Forced { forced, others } => write!(f, "forced {forced}; else {others}"),
             Self::Row { place, row } => write!(f, "row {place} of the tuning table: {row}"),
-            Self::Gpu { machine, in_flight_bytes, in_flight_bytes_least, link_gbps, round_trip_us } => {
+            Self::Gpu {
+                machine,
+                lanes_max,
+                in_flight_bytes,
+                in_flight_bytes_least,
+                link_gbps,
+                round_trip_us,
+            } => {
                 let step = format_bytes(gpu::LANE_BYTES_PER_RANK);
-                write!(
-                    f,
-                    "automatic for {machine}: a lane for every {step} a rank, at most {}; ",
-                    gpu::LANES_MAX
-                )?;
+                write!(f, "automatic for {machine}: a lane for every {step} a rank, at most {lanes_max}; ")?;
                 write!(f, "the rings hold {in_flight_bytes} bytes, the link needs {in_flight_bytes_least} ")?;
                 write!(f, "(2 x {link_gbps} GB/s x {round_trip_us} us)")
             }

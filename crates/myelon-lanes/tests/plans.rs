@@ -110,7 +110,7 @@ fn out_of_bounds(forced: &Forced, machine: &Machine) -> bool {
         || forced.blocks.is_some_and(|blocks| blocks == 0 || blocks % 3 != 0 || blocks > blocks_max)
         || forced.threads.is_some_and(|threads| match machine.host {
             true => threads != 1,
-            false => threads == 0 || threads % 32 != 0 || threads > 1024,
+            false => !(64..=512).contains(&threads) || threads % 32 != 0,
         })
 }
 
@@ -232,7 +232,8 @@ proptest! {
 #[test]
 fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
     let h200 = Machine::h200();
-    for (ranks, piece_kib) in (2..=8).zip([32, 16, 16, 8, 8, 8, 8]) {
+    let pools = [(36, 48), (28, 36), (28, 24), (28, 18), (28, 14), (28, 12), (28, 10)];
+    for (ranks, (lanes, piece_kib)) in (2..=8).zip(pools) {
         for policy in POLICIES {
             for machine in [Machine::h200(), Machine::unknown_gpu("X1", 3), Machine::host(2)] {
                 let pool = Tuning::new(machine).policy(policy).pool(ranks).unwrap();
@@ -241,13 +242,13 @@ fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
         }
         let tuning = Tuning::new(h200.clone());
         let pool = tuning.pool(ranks).unwrap();
-        assert_eq!((pool.lanes, pool.slots, pool.piece_bytes), (32, 4, piece_kib << 10));
+        assert_eq!((pool.lanes, pool.slots, pool.piece_bytes), (lanes, 4, piece_kib << 10));
         let large = Request { ranks, bytes: 1 << 30, element_bytes: 4 };
         let in_flight = tuning.plan(&large).unwrap().plan.in_flight_bytes();
         assert!(in_flight >= h200.in_flight_bytes_least(), "{ranks} ranks: {in_flight}");
-        // Twice the slot would not do: it breaks the budget, or the bound of 32 KiB.
-        let twice = myelon_lanes::Pool { piece_bytes: 2 * pool.piece_bytes, ..pool };
-        assert!(twice.window_bytes(ranks) > RING_BYTES_MAX || pool.piece_bytes == 32 << 10);
+        // A step more would not do: it breaks the budget, or the bound of 48 KiB.
+        let more = myelon_lanes::Pool { piece_bytes: pool.piece_bytes + (2 << 10), ..pool };
+        assert!(more.window_bytes(ranks) > RING_BYTES_MAX || pool.piece_bytes == 48 << 10);
     }
 }
 
@@ -258,10 +259,10 @@ fn the_policies_take_their_lanes_and_slots_where_there_is_room() {
         tuning.plan(&Request { ranks, bytes, element_bytes }).unwrap()
     };
     let harness = plan(Policy::Harness, 2, 1 << 20, 4);
-    assert_eq!(harness.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=8KiB slots=4");
+    assert_eq!(harness.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=14KiB slots=4");
     assert_eq!(
         harness.why.to_string(),
-        "policy harness: wanted lanes=32 slot=64KiB; the rings have room for lanes=128 slot=8KiB"
+        "policy harness: wanted lanes=32 slot=64KiB; the rings have room for lanes=128 slot=14KiB"
     );
     // 128 lanes share 43 workers: three lanes for most, as 44 would leave it too.
     assert_eq!(plan(Policy::Harness, 8, 1 << 30, 2).plan.blocks, 3 * 43);
@@ -282,12 +283,12 @@ fn forced_values_make_room_for_each_other() {
     assert_eq!(tuning(forced).pool(8).unwrap().to_string(), "lanes=128 slot=2KiB slots=4");
     // Larger slots: fewer lanes.
     let forced = Forced { piece_bytes: Some(64 << 10), ..Forced::default() };
-    assert_eq!(tuning(forced).pool(8).unwrap().to_string(), "lanes=4 slot=64KiB slots=4");
+    assert_eq!(tuning(forced).pool(8).unwrap().to_string(), "lanes=3 slot=64KiB slots=4");
     // Blocks bring the lanes that keep them busy, even for nothing.
     let forced = Forced { blocks: Some(120), ..Forced::default() };
     assert_eq!(
         tuning(forced).plan(&request).unwrap().plan.to_string(),
-        "ring lanes=40 blocks=120 threads=512 slot=4KiB slots=4"
+        "ring lanes=40 blocks=120 threads=512 slot=6KiB slots=4"
     );
     // Beyond the budget if the user insists, but not beyond all bounds.
     let forced = Forced { lanes: Some(64), piece_bytes: Some(128 << 10), ..Forced::default() };

@@ -106,9 +106,9 @@ pub fn large_counts(make: &impl Make, budget: usize) {
     }
 }
 
-/// A count that is often small and sometimes large.
-fn random_count(random: &mut Random) -> usize {
-    let scale = random.below(12);
+/// A count that is often small and sometimes large, up to about twice the budget.
+fn random_count(random: &mut Random, budget: usize) -> usize {
+    let scale = random.below(budget.ilog2() as usize + 1);
     random.below(2 << scale)
 }
 
@@ -121,7 +121,7 @@ pub fn many_calls_across_the_wrap(make: &impl Make, budget: usize) {
         for _ in 0..budget / 8 {
             let queued: Vec<_> = (0..8)
                 .map(|_| {
-                    let count = random_count(&mut random);
+                    let count = random_count(&mut random, budget);
                     enqueue_all(&mut group, &Case::random(&mut random, count, Fill::Ordinary))
                 })
                 .collect();
@@ -141,7 +141,7 @@ pub fn thread_a_rank(make: &impl Make, budget: usize) {
                     for _ in 0..budget / 16 {
                         let queued: Vec<_> = (0..4)
                             .map(|_| {
-                                let count = random_count(&mut random);
+                                let count = random_count(&mut random, budget);
                                 let case = Case::random(&mut random, count, Fill::Ordinary);
                                 enqueue(&mut seat, &case)
                             })
