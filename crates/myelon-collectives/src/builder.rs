@@ -6,7 +6,7 @@ use myelon_lanes::{Forced, Machine, Policy, RANKS_MAX, Tuning};
 
 use crate::backend::{Backend, Opened};
 use crate::communicator::Communicator;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::settings::{Kernels, Settings};
 use crate::{cuda, host};
 
@@ -140,12 +140,15 @@ impl Builder {
     /// # Errors
     ///
     /// * [`Error::InvalidArgument`], [`Error::Plan`]: a number is out of range, or a forced one can't be had.
-    /// * [`Error::NoDriver`], [`Error::NoDevice`], [`Error::NoPeerAccess`], [`Error::NotResident`],
-    ///   [`Error::Driver`]: CUDA was asked for and can't be used. [`Backend::Auto`] falls back to the host.
+    /// * [`Error::NoDriver`], [`Error::NoDevice`], [`Error::NoPeerAccess`], [`Error::Unsupported`],
+    ///   [`Error::NotResident`]: this machine's GPUs can't be used. [`Backend::Auto`] then takes the host, and
+    ///   [`Communicator::backend_reason`] says why; but not where devices were named, which insists on CUDA.
+    /// * [`Error::Driver`]: the driver failed. Nothing falls back.
     /// * [`Error::OutOfMemory`], [`Error::Ring`]: memory or threads are short.
     pub fn build(self) -> Result<Vec<Communicator>, Error> {
         let Self { backend, config } = self;
         config.check()?;
+        let _span = tracing::debug_span!("open", %backend, ranks = config.ranks).entered();
         let (Opened { ranks, tuning }, reason) = match backend {
             Backend::Host => {
                 if !config.devices.is_empty() {
@@ -157,10 +160,14 @@ impl Builder {
             Backend::Cuda => (cuda::open(&config)?, "the cuda backend was asked for".to_owned()),
             Backend::Auto => match cuda::open(&config) {
                 Ok(opened) => (opened, "CUDA can be used".to_owned()),
-                Err(error) => (host::open(&config)?, format!("CUDA can't be used: {error}")),
+                Err(error) if config.may_do_without(&error) => {
+                    (host::open(&config)?, format!("CUDA can't be used: {error}"))
+                }
+                Err(error) => return Err(error),
             },
         };
         let count = ranks.len();
+        tracing::info!(ranks = count, reason, "communicator opened");
         let mut communicators = Vec::with_capacity(count);
         for (rank, backend) in ranks.into_iter().enumerate() {
             communicators.push(Communicator::new(rank, count, backend, tuning.clone(), reason.clone())?);
@@ -188,6 +195,20 @@ impl Config {
         Ok(())
     }
 
+    /// Whether `error` only says that this machine has no GPUs that can be used, and none were insisted on.
+    /// What was forced and can't be had is no reason to run something else.
+    fn may_do_without(&self, error: &Error) -> bool {
+        let absent = matches!(
+            error.kind(),
+            ErrorKind::NoDriver
+                | ErrorKind::NoDevice
+                | ErrorKind::NoPeerAccess
+                | ErrorKind::Unsupported
+                | ErrorKind::NotResident
+        );
+        absent && self.devices.is_empty()
+    }
+
     /// Ranks on the host.
     pub fn host_ranks(&self) -> usize {
         self.ranks.unwrap_or(if self.devices.is_empty() { HOST_RANKS_DEFAULT } else { self.devices.len() })
@@ -211,5 +232,24 @@ impl Config {
             tuning = tuning.forced(forced);
         }
         tuning
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_does_without_gpus_that_are_not_there_and_with_nothing_else() {
+        let (any, named) = (Config::default(), Config { devices: vec![0, 1], ..Config::default() });
+        let absent = Error::NoDriver { probe: "libcuda".into(), reason: String::new() };
+        assert!(any.may_do_without(&absent));
+        assert!(!named.may_do_without(&absent));
+        let refused = any.tuning(Machine::h200).forced(Forced { lanes: Some(0), ..Forced::default() });
+        assert!(!any.may_do_without(&refused.pool(2).unwrap_err().into()));
+        let failed = Error::Driver { call: String::new(), reason: String::new() };
+        assert!(!any.may_do_without(&failed));
+        let short = Error::OutOfMemory { what: String::new(), reason: String::new() };
+        assert!(!any.may_do_without(&short));
     }
 }

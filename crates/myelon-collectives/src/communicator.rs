@@ -250,6 +250,7 @@ impl Communicator {
         op: ReduceOp,
         stream: &Stream,
     ) -> Result<(), Error> {
+        let _span = tracing::debug_span!("call", rank = self.rank, %dtype, %op).entered();
         if let Some(first) = self.backend.first_error() {
             return Err(Error::Poisoned { first: Arc::new(first) });
         }

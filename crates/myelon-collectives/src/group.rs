@@ -30,7 +30,10 @@ impl Group {
 
     /// Ends every call of every rank with `error`, unless there is an earlier one, which is returned.
     pub fn poison(&self, error: Error) -> &Error {
-        self.first_error.get_or_init(|| error)
+        self.first_error.get_or_init(|| {
+            tracing::warn!(%error, "the communicator is poisoned");
+            error
+        })
     }
 
     /// `rank` makes its next call; returns how many it has made. Refused if a peer that it needs has been

@@ -103,10 +103,12 @@ pub enum KernelError {
         threads_max: u32,
     },
     /// The blocks of a launch cannot all be on the GPU at the same time. Nothing was launched.
-    #[error("{kernel} needs {needed} blocks resident together, the GPU holds {available}")]
+    #[error("{kernel} needs {needed} blocks resident together, GPU {ordinal} holds {available}")]
     NotResident {
         /// The kernel.
         kernel: String,
+        /// The GPU.
+        ordinal: usize,
         /// Blocks asked for.
         needed: u32,
         /// Blocks that fit.

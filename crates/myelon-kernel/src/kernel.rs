@@ -273,7 +273,12 @@ impl Kernel {
         let available = self.resident_blocks(shape.threads, shape.shared_bytes)?;
         if shape.blocks > available {
             let kernel = self.name.clone();
-            return Err(KernelError::NotResident { kernel, needed: shape.blocks, available });
+            return Err(KernelError::NotResident {
+                kernel,
+                ordinal: needed,
+                needed: shape.blocks,
+                available,
+            });
         }
 
         let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };

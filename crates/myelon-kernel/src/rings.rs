@@ -295,8 +295,8 @@ impl RankRings {
         let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
         let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
         if shape.blocks > available {
-            let kernel = kernel.name().to_owned();
-            return Err(KernelError::NotResident { kernel, needed: shape.blocks, available });
+            let (kernel, ordinal) = (kernel.name().to_owned(), self.device().ordinal());
+            return Err(KernelError::NotResident { kernel, ordinal, needed: shape.blocks, available });
         }
 
         let parts = self.group.parts();

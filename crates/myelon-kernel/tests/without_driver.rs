@@ -41,8 +41,8 @@ fn opening_a_gpu_says_what_was_tried() {
 fn every_error_prints_without_a_driver() {
     let driver = KernelError::Driver { call: "cuInit", code: 34, name: "CUDA_ERROR_STUB_LIBRARY".into() };
     assert_eq!(driver.to_string(), "cuInit failed with CUDA_ERROR_STUB_LIBRARY (34)");
-    let resident = KernelError::NotResident { kernel: "k".into(), needed: 133, available: 132 };
-    assert_eq!(resident.to_string(), "k needs 133 blocks resident together, the GPU holds 132");
+    let resident = KernelError::NotResident { kernel: "k".into(), ordinal: 0, needed: 133, available: 132 };
+    assert_eq!(resident.to_string(), "k needs 133 blocks resident together, GPU 0 holds 132");
     let wrong = KernelError::WrongDevice { what: "the buffer", needed: 0, seen: 1 };
     assert_eq!(wrong.to_string(), "the buffer must belong to GPU 0, not to GPU 1");
 }

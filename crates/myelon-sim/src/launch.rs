@@ -129,6 +129,21 @@ impl HostRanks {
         }
     }
 
+    /// Overwrites a word of `rank`'s window, `offset` bytes from its start: a fault of memory, for tests.
+    ///
+    /// # Panics
+    ///
+    /// Where the offset is no place of a word in the window.
+    pub fn overwrite(&mut self, rank: usize, offset: usize, word: u64) {
+        assert!(offset.is_multiple_of(8));
+        self.windows[rank][offset / LINE].0[offset % LINE / 8] = word;
+    }
+
+    /// Where everything lies in a window.
+    pub fn layout(&self) -> WindowLayout {
+        self.layout
+    }
+
     /// Runs one call on all ranks side by side and returns their fault records.
     ///
     /// A rank without a call (`None`) never comes.

@@ -5,7 +5,7 @@
 //! roles that wait for each other. Cannot catch: missing ordering; the CPU is stronger than the GPU.
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use myelon_ring::words::{Fault, FaultCode, TRAILER_BYTES};
+use myelon_ring::words::{Fault, FaultCode, Movement, TRAILER_BYTES};
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
 
 const SUM_I32: KernelCall<'_> = KernelCall {
@@ -134,6 +134,24 @@ fn ranks_that_disagree_find_out_at_once() {
     assert!(!seen.is_empty(), "{faults:?}");
     for fault in seen {
         assert_eq!((fault.call, fault.call_seen), if fault.rank == 0 { (7, 8) } else { (8, 7) });
+    }
+}
+
+#[test]
+fn words_beyond_what_anybody_can_have_written_are_a_fault() {
+    let zeros = [0; 2];
+    for (what, is_gating) in [("sequence", false), ("gating", true)] {
+        let mut ranks = HostRanks::new(shape(2, 0)).unwrap();
+        // From rank 1 to rank 0 in lane 0: the sequence lies in the window of 0, the gating in that of 1.
+        let ring = ranks.layout().ring(&zeros, Movement::Scatter, 0, 1, 0);
+        match is_gating {
+            false => ranks.overwrite(0, ring.sequence as usize, 2),
+            true => ranks.overwrite(1, ring.gating as usize, 3),
+        }
+        let faults = run_once(&mut ranks, &[Some(SUM_I32), Some(SUM_I32)]);
+        let found = faults.iter().find(|fault| fault.code == FaultCode::Protocol as u32);
+        let fault = found.unwrap_or_else(|| panic!("{what}: {faults:?}"));
+        assert_eq!((fault.rank == 1, fault.seen), (is_gating, if is_gating { 3 } else { 2 }), "{fault:?}");
     }
 }
 

@@ -9,8 +9,9 @@
 //   R3  Slot s is written only while gating >= s - capacity + 1: its last lap has been read.
 //   R4  sequence[s % capacity] becomes s only after every byte of slot s is written.
 //   R5  gating becomes s + 1 only after every read of slot s has completed.
-//   By R2 a test is a signed difference, right across the wrap. By R3 and R5 the word of the awaited slot
-//   can never be beyond s, so "more than s" is a fault and not data.
+//   R6  Never beyond. While slot s is awaited its word is at most s, by R3 and R5; while credit for s is
+//       awaited gating is at most s, because no more has been published. More is a fault and not data.
+//   By R2 a test is a signed difference, right across the wrap.
 // ORDERING  publish  fence.acq_rel.sys + st.relaxed.sys   wait for slot    ld.acquire.sys   ("ring/publish")
 //           release  fence.acq_rel.sys + st.relaxed.sys   wait for credit  ld.acquire.sys   ("ring/credit")
 // CALLER    One thread an end. A barrier of the block stands between a wait and the block's other threads,
@@ -47,7 +48,8 @@ struct Awaited {
     u64 needed;
 };
 
-MYELON_DEVICE bool is_reached(Awaited const& awaited) { return reached(ld_acquire_sys(awaited.word), awaited.needed); }
+// One look at the word, which acquires.
+MYELON_DEVICE u64 look_at(Awaited const& awaited) { return ld_acquire_sys(awaited.word); }
 
 MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience) {
     Waited result = {FaultCode::none, awaited.needed, 0, 0};
@@ -76,7 +78,7 @@ MYELON_DEVICE u64 slot_address(RingConfig const& ring, u64 sequence) {
 }
 
 // Producer: once reached, slot `sequence` may be written.
-// ORDER ring/credit: the acquire of is_reached and wait_until_reached pairs with the fence and store of
+// ORDER ring/credit: the acquire of look_at and wait_until_reached pairs with the fence and store of
 // release_slot. Without it the writes of the slot could overtake the consumer's reads of its last lap.
 MYELON_DEVICE Awaited awaited_credit(RingConfig const& ring, u64 sequence) {
     return {reinterpret_cast<u64 const*>(ring.gating), sequence - static_cast<u64>(ring.capacity) + 1};
@@ -89,8 +91,8 @@ MYELON_DEVICE void publish_slot(RingConfig const& ring, u64 sequence) {
     st_relaxed_sys(sequence_word(ring, sequence), sequence);
 }
 
-// Consumer: once reached, slot `sequence` may be read; by R3 the word is then `sequence` and nothing more.
-// ORDER ring/publish: the acquire of is_reached and wait_until_reached pairs with the fence and store of
+// Consumer: once reached, slot `sequence` may be read.
+// ORDER ring/publish: the acquire of look_at and wait_until_reached pairs with the fence and store of
 // publish_slot. Without it old bytes could be read behind a new sequence.
 MYELON_DEVICE Awaited awaited_slot(RingConfig const& ring, u64 sequence) { return {sequence_word(ring, sequence), sequence}; }
 

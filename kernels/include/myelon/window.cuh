@@ -106,10 +106,15 @@ MYELON_DEVICE bool is_this_call(AllReduceArgs const& args, Edge const& edge, u64
     return *call_seen == args.call;
 }
 
+// R6: a word that was reached is not beyond what its writer can have written by now.
+MYELON_DEVICE bool is_possible(u64 seen, u64 sequence) { return reached(sequence, seen); }
+
 // One look, without waiting. False also where something is wrong: wait_for_edge then says what.
 MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
+    Awaited const awaited = edge.awaited(sequence);
+    u64 const seen = look_at(awaited);
     u64 call_seen = 0;
-    return is_reached(edge.awaited(sequence)) && is_this_call(args, edge, sequence, &call_seen);
+    return reached(seen, awaited.needed) && is_possible(seen, sequence) && is_this_call(args, edge, sequence, &call_seen);
 }
 
 // Waits until the edge is ready for `sequence`, or gives up.
@@ -117,7 +122,7 @@ MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u6
     Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what));
     u64 call_seen = 0;
     if (waited.code == FaultCode::none) {
-        if (edge.is_slot() && waited.seen != sequence) waited.code = FaultCode::protocol;
+        if (!is_possible(waited.seen, sequence)) waited.code = FaultCode::protocol;
         else if (!is_this_call(args, edge, sequence, &call_seen)) waited.code = FaultCode::disagreement;
     }
     if (waited.code == FaultCode::none) return true;

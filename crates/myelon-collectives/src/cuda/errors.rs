@@ -12,15 +12,22 @@ const OUT_OF_MEMORY: u32 = 2;
 pub(super) fn error_of(error: KernelError) -> Error {
     let reason = error.to_string();
     match error {
-        KernelError::NoDriver { .. } | KernelError::OldDriver { .. } => {
-            Error::NoDriver { probe: "looking for libcuda".into(), reason }
+        KernelError::NoDriver { .. } => {
+            Error::NoDriver { probe: "libcuda".into(), reason: "there is none on this machine".into() }
+        }
+        KernelError::OldDriver { missing } => {
+            Error::NoDriver { probe: "libcuda".into(), reason: format!("it is too old and lacks {missing}") }
         }
         KernelError::NoDevice => Error::NoDevice { needed: "a GPU".into(), seen: "none".into() },
         KernelError::NoSuchDevice { ordinal, devices } => {
             Error::NoDevice { needed: format!("GPU {ordinal}"), seen: format!("{devices} GPUs") }
         }
         KernelError::NoPeerAccess { from, to } => Error::NoPeerAccess { device: from, peer: to, reason },
+        KernelError::NoVirtualMemory { .. } => Error::Unsupported { what: "memory of peers".into(), reason },
         KernelError::WrongDevice { what, needed, seen } => Error::WrongDevice { what, needed, seen },
+        KernelError::NotResident { ordinal, needed, available, .. } => {
+            Error::NotResident { device: ordinal, blocks_needed: needed, blocks_resident: available }
+        }
         KernelError::Driver { call, code: OUT_OF_MEMORY, .. } => {
             Error::OutOfMemory { what: format!("GPU memory ({call})"), reason }
         }
@@ -97,6 +104,15 @@ mod tests {
         assert_eq!(kind(KernelError::NoDriver { tried: "libcuda.so".into() }), ErrorKind::NoDriver);
         assert_eq!(kind(KernelError::NoSuchDevice { ordinal: 3, devices: 2 }), ErrorKind::NoDevice);
         assert_eq!(kind(KernelError::NoPeerAccess { from: 0, to: 1 }), ErrorKind::NoPeerAccess);
+        assert_eq!(kind(KernelError::OldDriver { missing: "cuInit" }), ErrorKind::NoDriver);
+        assert_eq!(kind(KernelError::NoDevice), ErrorKind::NoDevice);
+        assert_eq!(kind(KernelError::NoVirtualMemory { ordinal: 0 }), ErrorKind::Unsupported);
+        let wrong = KernelError::WrongDevice { what: "the input", needed: 0, seen: 1 };
+        assert_eq!(kind(wrong), ErrorKind::WrongDevice);
+        let kernel = "all_reduce_ring_f32_sum".to_owned();
+        let resident = KernelError::NotResident { kernel, ordinal: 2, needed: 135, available: 132 };
+        let expected = Error::NotResident { device: 2, blocks_needed: 135, blocks_resident: 132 };
+        assert_eq!(error_of(resident), expected);
         let driver = |code| KernelError::Driver { call: "cuMemCreate", code, name: String::new() };
         assert_eq!(kind(driver(OUT_OF_MEMORY)), ErrorKind::OutOfMemory);
         assert_eq!(kind(driver(700)), ErrorKind::Driver);

@@ -73,6 +73,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             rank,
             ring_bytes: layout.bytes() as u64,
             deadline: config.deadline(),
+            blocks_max,
             shared: shared.clone(),
             last_call: None,
         })
@@ -137,6 +138,8 @@ struct CudaRank {
     rank: usize,
     ring_bytes: u64,
     deadline: Duration,
+    /// Blocks that this rank may launch.
+    blocks_max: u32,
     shared: Arc<Shared>,
     /// The last call: the next one comes after it, whatever stream it is on.
     last_call: Option<StreamUse>,
@@ -200,6 +203,11 @@ impl RankBackend for CudaRank {
             deadline: self.deadline,
         };
         let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
+        if plan.blocks > self.blocks_max {
+            let device = self.rings().device().ordinal();
+            let (blocks_needed, blocks_resident) = (plan.blocks, self.blocks_max);
+            return Err(Error::NotResident { device, blocks_needed, blocks_resident });
+        }
 
         let number = self.shared.group.make_call(self.rank)?;
         let chained = self.last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
