@@ -136,6 +136,7 @@ result cuStreamSynchronize(void* s) { CURRENT; (void)s; CALL(cuStreamSynchronize
 result cuStreamQuery(void* s) { CURRENT; (void)s; CALL(cuStreamQuery); return 0; }
 result cuStreamGetCtx(void* s, void** c) { CURRENT; *c = s ? s : (void*)stack[depth - 1]; return 0; }
 result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; NEED(s && e && flags == 0); return 0; }
+result cuLaunchHostFunc(void* s, void (*task)(void*), void* data) { CURRENT; NEED(s && task); task(data); return 0; }
 result cuEventCreate(void** e, unsigned flags) { CURRENT; NEED(flags == 0 || flags == 2); events++; *e = (void*)(long)(0x10 + flags); return 0; }
 result cuEventDestroy_v2(void* e) { CURRENT; NEED(e && events > 0); events--; return 0; }
 result cuEventRecord(void* e, void* s) { CURRENT; NEED(e && s); return 0; }
@@ -173,7 +174,7 @@ result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads,
 }
 
 // The kernel's parameter as far as the fake looks: the address of the fault, the rank.
-struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[5]; uint32_t rank, ranks; };
+struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[6]; uint32_t rank, ranks; };
 struct attribute { int id; char pad[4]; union { char pad[64]; int cooperative; } value; };
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
