@@ -5,9 +5,10 @@
 //! that is not refused. Cannot catch: what only a real driver knows; `tests/device.rs` is for that.
 //!
 //! The driver is `fake_cuda.c`, compiled here by the system's C compiler; each scenario runs in a process of
-//! its own that finds it by name. Without a C compiler the test says so and ends.
-#![cfg(target_os = "linux")]
+//! its own that finds it by name. Without a C compiler, or where libraries are not found in the way of Linux,
+//! all count as ignored.
 
+use libtest_mimic::{Arguments, Trial};
 use myelon_kernel::*;
 use myelon_ring::words::AllReduceArgs;
 use std::path::PathBuf;
@@ -18,10 +19,39 @@ const SCENARIO: &str = "MYELON_FAKE_SCENARIO";
 const CLEAN: &str =
     "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 pinned 0 modules 0 launches ";
 
-/// The folder with the fake libraries, made once.
-fn libraries() -> Option<&'static PathBuf> {
-    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+#[macro_use]
+mod trials;
+
+fn main() {
+    let mut trials: Vec<Trial> = trials![
+        the_node_is_described,
+        no_gpu_and_a_stub_are_told_apart,
+        memory_is_mapped_filled_copied_and_found,
+        a_failed_allocation_leaves_nothing,
+        memory_does_without_handles_and_not_without_access,
+        streams_and_events_keep_to_their_gpu,
+        kernels_load_launch_and_report,
+        a_refused_image_comes_back_with_the_log,
+        an_image_that_lacks_a_kernel_is_refused,
+        a_failed_compilation_comes_back_with_the_log,
+        a_page_that_cannot_be_mapped_is_freed,
+    ];
+    // A scenario's own process has the libraries.
+    if std::env::var_os(SCENARIO).is_none()
+        && let Err(because) = libraries()
+    {
+        trials = trials::ignored(trials, because);
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// The folder with the fake libraries, made once, or why there can be none.
+fn libraries() -> Result<&'static PathBuf, &'static String> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let make = || {
+        if !cfg!(target_os = "linux") {
+            return Err("LD_LIBRARY_PATH, which leads to the fake, is Linux's".into());
+        }
         // Cargo's folder for such files, if this is the machine that built the test.
         let below = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from).filter(|folder| folder.is_dir());
         let below = below.unwrap_or_else(std::env::temp_dir);
@@ -31,16 +61,11 @@ fn libraries() -> Option<&'static PathBuf> {
         std::fs::write(&source, include_str!("fake_cuda.c")).expect("the temporary folder can be written");
         let library = folder.join("libcuda.so.1");
         let mut cc = Command::new("cc");
-        let output = match cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output() {
-            Ok(output) => output,
-            Err(error) => {
-                eprintln!("SKIPPED: no C compiler: {error}");
-                return None;
-            }
-        };
+        let output = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
+        let output = output.map_err(|error| format!("the C compiler cc does not run: {error}"))?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::copy(&library, folder.join("libnvrtc.so")).expect("the temporary folder can be written");
-        Some(folder)
+        Ok(folder)
     };
     FOLDER.get_or_init(make).as_ref()
 }
@@ -51,7 +76,7 @@ fn scenario(name: &str, settings: &[(&str, &str)], body: fn()) {
     if std::env::var(SCENARIO).is_ok_and(|wanted| wanted == name) {
         return body();
     }
-    let Some(folder) = libraries() else { return };
+    let folder = libraries().expect("the fake driver can be made");
     let mut child = Command::new(std::env::current_exe().expect("a test knows its own path"));
     child.args(["--exact", name, "--nocapture", "--test-threads=1"]);
     child.env(SCENARIO, name).env("LD_LIBRARY_PATH", folder).env("MYELON_CACHE_DIR", folder.join(name));
@@ -65,7 +90,6 @@ fn scenario(name: &str, settings: &[(&str, &str)], body: fn()) {
     assert!(alive.all(|line| line.contains(CLEAN)), "{settings:?} left something behind\n{printed}");
 }
 
-#[test]
 fn the_node_is_described() {
     scenario("the_node_is_described", &[], || {
         let node = probe().unwrap();
@@ -80,7 +104,6 @@ fn the_node_is_described() {
     });
 }
 
-#[test]
 fn no_gpu_and_a_stub_are_told_apart() {
     let name = "no_gpu_and_a_stub_are_told_apart";
     scenario(name, &[("FAKE_FAIL", "cuInit:100")], || match std::env::var("FAKE_FAIL").as_deref() {
@@ -95,7 +118,6 @@ fn no_gpu_and_a_stub_are_told_apart() {
     }
 }
 
-#[test]
 fn memory_is_mapped_filled_copied_and_found() {
     scenario("memory_is_mapped_filled_copied_and_found", &[], || {
         let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
@@ -137,7 +159,6 @@ fn memory_is_mapped_filled_copied_and_found() {
     });
 }
 
-#[test]
 fn a_failed_allocation_leaves_nothing() {
     for call in ["cuMemCreate", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess"] {
         scenario("a_failed_allocation_leaves_nothing", &[("FAKE_FAIL", call)], || {
@@ -152,7 +173,6 @@ fn a_failed_allocation_leaves_nothing() {
     }
 }
 
-#[test]
 fn memory_does_without_handles_and_not_without_access() {
     let settings = [("FAKE_NO_HANDLES", "1"), ("FAKE_NO_PEERS", "1")];
     scenario("memory_does_without_handles_and_not_without_access", &settings, || {
@@ -163,7 +183,6 @@ fn memory_does_without_handles_and_not_without_access() {
     });
 }
 
-#[test]
 fn streams_and_events_keep_to_their_gpu() {
     scenario("streams_and_events_keep_to_their_gpu", &[("FAKE_FAIL", "cuEventQuery:600")], || {
         let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
@@ -188,7 +207,6 @@ fn streams_and_events_keep_to_their_gpu() {
     });
 }
 
-#[test]
 fn kernels_load_launch_and_report() {
     scenario("kernels_load_launch_and_report", &[], || {
         let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
@@ -237,7 +255,6 @@ fn kernels_load_launch_and_report() {
     });
 }
 
-#[test]
 fn a_refused_image_comes_back_with_the_log() {
     scenario("a_refused_image_comes_back_with_the_log", &[("FAKE_FAIL", "cuModuleLoadDataEx:222")], || {
         let gpu = Device::open(0).unwrap();
@@ -252,7 +269,6 @@ fn a_refused_image_comes_back_with_the_log() {
     });
 }
 
-#[test]
 fn an_image_that_lacks_a_kernel_is_refused() {
     scenario("an_image_that_lacks_a_kernel_is_refused", &[("FAKE_FAIL", "cuModuleGetFunction:500")], || {
         let gpu = Device::open(0).unwrap();
@@ -261,7 +277,6 @@ fn an_image_that_lacks_a_kernel_is_refused() {
     });
 }
 
-#[test]
 fn a_failed_compilation_comes_back_with_the_log() {
     scenario(
         "a_failed_compilation_comes_back_with_the_log",
@@ -277,7 +292,6 @@ fn a_failed_compilation_comes_back_with_the_log() {
     );
 }
 
-#[test]
 fn a_page_that_cannot_be_mapped_is_freed() {
     let settings = [("FAKE_FAIL", "cuMemHostGetDevicePointer_v2")];
     scenario("a_page_that_cannot_be_mapped_is_freed", &settings, || {

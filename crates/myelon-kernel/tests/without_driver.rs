@@ -2,28 +2,27 @@
 //! neither the entries nor the printing of the errors panic.
 //!
 //! Catches: a call into cudarc before the driver was looked for, which panics. Cannot catch anything where
-//! there is a driver: there the tests say so and end.
+//! there is a driver: there the tests that need none count as ignored.
 
+use libtest_mimic::Arguments;
 use myelon_kernel::{Device, KernelError, probe};
 
-/// The error of `result`, unless this machine has a driver.
-fn without_driver<T>(test: &str, result: Result<T, KernelError>) -> Option<KernelError> {
-    match result {
-        Err(error @ KernelError::NoDriver { .. }) => Some(error),
-        Err(other) => {
-            eprintln!("SKIPPED {test}: there is a driver, which answers: {other}");
-            None
-        }
-        Ok(_) => {
-            eprintln!("SKIPPED {test}: there is a driver");
-            None
-        }
+#[macro_use]
+mod trials;
+
+fn main() {
+    let mut trials = trials![probing_says_what_was_tried, opening_a_gpu_says_what_was_tried];
+    match probe() {
+        Err(KernelError::NoDriver { .. }) => {}
+        Err(other) => trials = trials::ignored(trials, &format!("there is a driver, which answers: {other}")),
+        Ok(_) => trials = trials::ignored(trials, "there is a driver"),
     }
+    trials.extend(trials![every_error_prints_without_a_driver]);
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-#[test]
 fn probing_says_what_was_tried() {
-    let Some(error) = without_driver("probing_says_what_was_tried", probe()) else { return };
+    let error = probe().unwrap_err();
     for text in [error.to_string(), format!("{error:?}")] {
         assert!(text.contains("libcuda.so.1"), "{text}");
         assert!(text.contains("/usr/local/nvidia/lib64/libcuda.so.1"), "{text}");
@@ -31,13 +30,11 @@ fn probing_says_what_was_tried() {
     assert_eq!(probe().unwrap_err(), error, "asking again is no different");
 }
 
-#[test]
 fn opening_a_gpu_says_what_was_tried() {
-    let Some(error) = without_driver("opening_a_gpu_says_what_was_tried", Device::open(0)) else { return };
+    let error = Device::open(0).map(|_| ()).unwrap_err();
     assert!(error.to_string().starts_with("no CUDA driver: could not load any of libcuda.so"), "{error}");
 }
 
-#[test]
 fn every_error_prints_without_a_driver() {
     let driver = KernelError::Driver { call: "cuInit", code: 34, name: "CUDA_ERROR_STUB_LIBRARY".into() };
     assert_eq!(driver.to_string(), "cuInit failed with CUDA_ERROR_STUB_LIBRARY (34)");
