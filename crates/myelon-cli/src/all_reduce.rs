@@ -36,6 +36,9 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
             counts(&sizes, dtype.bytes()).into_iter().map(move |count| Line { dtype, op, count })
         })
         .collect();
+    if args.plot.is_some() && lines.iter().all(|line| line.count == 0) {
+        return Err(Failure::Usage("--plot has nothing to draw: every size is below one element".into()));
+    }
 
     let mut output = Output { format: args.format, placements: &placements };
     output.begin(&header(&communicators))?;
@@ -57,7 +60,7 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
     progress.finish();
     output.end(&summary(&records, &left_out))?;
     if let Some(path) = &args.plot {
-        plot::draw(path, &records).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        plot::draw(path, &records).map_err(|error| anyhow!("--plot {error}"))?;
     }
     Ok(all_right(&records))
 }
@@ -89,7 +92,10 @@ fn check_usage(args: &AllReduce, pairs: &[Pair]) -> Result<(), Failure> {
     // The default of the largest size only widens the range, so one that is bad now stays bad.
     let (min, max) = args.byte_range(MAX_BYTES_HOST);
     sizes(min, max, args.step()).map_err(Failure::Usage)?;
-    Ok(())
+    match &args.plot {
+        Some(path) => plot::try_path(path).map_err(|error| Failure::Usage(format!("--plot {error}"))),
+        None => Ok(()),
+    }
 }
 
 /// A type and an operation on it.

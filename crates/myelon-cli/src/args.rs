@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use myelon_collectives::{Backend, DataType, ReduceOp};
+use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
 use myelon_lanes::{Forced, Policy};
 
 use crate::sizes::Step;
@@ -35,7 +35,7 @@ pub struct Info {}
 ///
 /// The flags and columns are those of nccl-tests. Without a GPU everything runs on host threads and says so.
 #[derive(Args, Debug)]
-#[command(after_long_help = ALL_REDUCE_HELP)]
+#[command(after_long_help = all_reduce_help())]
 pub struct AllReduce {
     /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 8]
     #[arg(short = 'b', long, alias = "minbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
@@ -170,9 +170,18 @@ Examples:
   For programs
     myelon all-reduce --format json | jq .busbw_gbps
   A forced plan, with a picture
-    myelon all-reduce --lanes 8 --slots 4 --plot busbw.svg
+    myelon all-reduce --lanes 8 --slots 4 --plot busbw.svg";
 
-Exit code: 0 all is right; 1 wrong elements, or the run failed; 2 bad usage or a bad setting.";
+/// What stands below the flags: columns, measurement, examples, settings, exit codes.
+fn all_reduce_help() -> String {
+    format!(
+        "{ALL_REDUCE_HELP}\n\n\
+         Settings of the environment: {}. A flag wins over its setting. A MYELON_ name that is not among \
+         these is refused. 'myelon info' shows what is set and what comes of it.\n\n\
+         Exit code: 0 all is right; 1 wrong elements, or the run failed; 2 bad usage or a bad setting.",
+        Settings::NAMES.join(", ")
+    )
+}
 
 impl AllReduce {
     /// The smallest and largest size, where `largest` is the default of the backend in use.

@@ -31,7 +31,9 @@ impl Failure {
     /// What to tell the user: what happened, and what to do next where that is known.
     pub fn message(&self) -> String {
         match self {
-            Self::Usage(message) => format!("{message}\n\nFor what is known, try 'myelon --help'."),
+            Self::Usage(message) => {
+                format!("{message}\n\ntry 'myelon all-reduce --help'; settings: 'myelon info'")
+            }
             Self::Run(error) => {
                 let next = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).and_then(next_step);
                 next.map_or_else(|| format!("{error:#}"), |next| format!("{error:#}\n\n{next}"))
@@ -63,6 +65,16 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<clap::Error> for Failure {
+    /// What clap found, without its own word and hint around it: [`Failure::message`] has the hint.
+    fn from(error: clap::Error) -> Self {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let end = text.find("\n\nFor more information").unwrap_or(text.len());
+        Self::Usage(text[..end].trim_end().to_string())
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Run(error)
@@ -78,8 +90,10 @@ impl From<io::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
+    use clap::Parser;
 
     use super::*;
+    use crate::args::Cli;
 
     fn no_driver() -> Error {
         Error::NoDriver { probe: "libcuda.so.1".into(), reason: "not found".into() }
@@ -90,6 +104,17 @@ mod tests {
         let setting = Error::UnknownSetting { name: "MYELON_X".into(), known: "MYELON_LANES".into() };
         assert_eq!(Failure::from(setting).exit_code(), 2);
         assert_eq!(Failure::from(no_driver()).exit_code(), 1);
+    }
+
+    #[test]
+    fn what_clap_finds_is_usage_with_one_hint() {
+        let message = Failure::from(Cli::try_parse_from(["myelon", "info", "--x"]).unwrap_err()).message();
+        assert!(message.starts_with("unexpected argument '--x'"), "{message}");
+        assert!(
+            message.ends_with("\n\ntry 'myelon all-reduce --help'; settings: 'myelon info'"),
+            "{message}"
+        );
+        assert_eq!(message.matches("--help").count(), 1, "{message}");
     }
 
     #[test]

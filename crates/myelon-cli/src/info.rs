@@ -1,11 +1,13 @@
 //! `myelon info`: what is there, and what would be used.
 
 use std::env;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::thread;
 
 use comfy_table::Table;
-use myelon_collectives::{Backend, Builder, Communicator, Settings, cuda_report};
+use myelon_collectives::{Backend, Builder, ErrorKind, Settings, cuda_report};
+use myelon_lanes::{Machine, Tuning};
 
 use crate::all_reduce::ranks_and_devices;
 use crate::failure::Failure;
@@ -17,40 +19,54 @@ struct Section {
     rows: Vec<(String, String)>,
 }
 
-/// Prints the report.
+/// Prints the report; the settings come first, so that they are seen even where they are refused.
 ///
 /// # Errors
 ///
-/// A setting that is not known or means nothing; a host on which not even threads can be ranks.
+/// A setting that is not known, means nothing or can't be had.
 pub fn run() -> Result<(), Failure> {
-    Settings::from_env()?;
-    let sections = [
-        Section { title: "Backend", rows: backend_rows()? },
-        Section { title: "Host", rows: host_rows() },
-        Section { title: "CUDA", rows: cuda_report() },
-        Section { title: "Ring memory of a rank, host backend", rows: ring_rows()? },
-        Section {
-            title: "Settings",
-            rows: setting_rows(|name| env::var_os(name).map(|value| value.to_string_lossy().into())),
-        },
-    ];
     let mut out = io::stdout().lock();
     writeln!(out, "myelon {}", env!("CARGO_PKG_VERSION"))?;
+    let settings = setting_rows(|name| env::var_os(name).map(|value| value.to_string_lossy().into()));
+    writeln!(out, "\n{}", show(&Section { title: "Settings", rows: settings }))?;
+    let (backend, rows) = backend_rows()?;
+    let sections = [
+        Section { title: "Backend with these settings", rows },
+        Section { title: "Host", rows: host_rows() },
+        Section { title: "CUDA", rows: cuda_report() },
+        if backend == Backend::Host {
+            Section { title: "Ring memory of a rank, host backend", rows: host_ring_rows()? }
+        } else {
+            Section { title: CUDA_RINGS, rows: cuda_ring_rows() }
+        },
+    ];
     for section in &sections {
         writeln!(out, "\n{}", show(section))?;
     }
     Ok(())
 }
 
-/// What `auto` takes here, and why.
-fn backend_rows() -> Result<Vec<(String, String)>, Failure> {
-    let ranks = Communicator::builder().build()?;
-    Ok(vec![
-        row("auto takes", ranks[0].backend()),
-        row("because", ranks[0].backend_reason()),
-        row("ranks by default", ranks_and_devices(&ranks)),
-        row("rings of a rank", about_bytes(ranks[0].ring_bytes())),
-    ])
+const CUDA_RINGS: &str = "Ring memory of a rank, cuda backend: the automatic one for GPUs like an H200";
+
+/// The backend that a run would use, or that it would ask for in vain, and what is to say of it.
+fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
+    match Builder::from_env()?.build() {
+        Ok(ranks) => {
+            let first = &ranks[0];
+            let rows = vec![
+                row("backend", first.backend()),
+                row("because", first.backend_reason()),
+                row("ranks", ranks_and_devices(&ranks)),
+                row("rings of a rank", about_bytes(first.ring_bytes())),
+            ];
+            Ok((first.backend(), rows))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::Settings | ErrorKind::InvalidArgument) => {
+            Err(error.into())
+        }
+        // The host needs no more than threads, so this is CUDA's.
+        Err(error) => Ok((Backend::Cuda, vec![row("backend", "none"), row("because", error)])),
+    }
 }
 
 fn host_rows() -> Vec<(String, String)> {
@@ -63,12 +79,22 @@ fn host_rows() -> Vec<(String, String)> {
 }
 
 /// What the rings of a host rank take, for every number of ranks, with the settings of the environment.
-fn ring_rows() -> Result<Vec<(String, String)>, Failure> {
-    let bytes = |ranks: usize| -> Result<(String, String), Failure> {
-        let ranks = Builder::from_env()?.backend(Backend::Host).ranks(ranks).build()?;
-        Ok(row(format!("{} ranks", ranks.len()), about_bytes(ranks[0].ring_bytes())))
-    };
-    (2..=8).map(bytes).collect()
+fn host_ring_rows() -> Result<Vec<(String, String)>, Failure> {
+    let builder = Builder::from_env()?.backend(Backend::Host);
+    let bytes = |ranks| builder.clone().ranks(ranks).build().map(|ranks| ranks[0].ring_bytes());
+    Ok((2..=8).map(|ranks| ring_row(ranks, bytes(ranks))).collect())
+}
+
+/// What they take on a GPU like an H200 where nothing is forced.
+fn cuda_ring_rows() -> Vec<(String, String)> {
+    let tuning = Tuning::new(Machine::h200());
+    let bytes = |ranks| tuning.pool(ranks).map(|pool| pool.window_bytes(ranks));
+    (2..=8).map(|ranks| ring_row(ranks, bytes(ranks))).collect()
+}
+
+/// A number of ranks for which there are no such rings says why.
+fn ring_row<E: Display>(ranks: impl Display, bytes: Result<u64, E>) -> (String, String) {
+    row(format!("{ranks} ranks"), bytes.map_or_else(|error| format!("none: {error}"), about_bytes))
 }
 
 /// Every setting that is known, and its value where it has one.
@@ -101,6 +127,15 @@ mod tests {
         assert_eq!(rows.len(), Settings::NAMES.len());
         assert!(rows.contains(&row("MYELON_LANES", "7")));
         assert!(rows.contains(&row("MYELON_SLOTS", "(not set)")));
+    }
+
+    #[test]
+    fn rings_of_gpus_are_those_of_the_tuning() {
+        let rows = cuda_ring_rows();
+        assert_eq!(rows.len(), 7);
+        let eight = Tuning::new(Machine::h200()).pool(8).unwrap().window_bytes(8);
+        assert_eq!(rows[6], row("8 ranks", about_bytes(eight)));
+        assert_eq!(ring_row(3, Err("too large")), row("3 ranks", "none: too large"));
     }
 
     #[test]

@@ -19,18 +19,14 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = log().and_then(|()| match &cli.command {
-        Command::AllReduce(args) => all_reduce::run(args),
-        Command::Info(_) => info::run().map(|()| true),
-    });
-    match done {
+    match parse().and_then(|cli| log().and_then(|()| run(&cli.command))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
@@ -38,6 +34,23 @@ fn main() -> ExitCode {
             eprintln!("error: {}", failure.message());
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+/// The arguments; where they ask for help or the version, or there are none, clap answers and ends.
+fn parse() -> Result<Cli, Failure> {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    Cli::try_parse().map_err(|error| match error.kind() {
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => error.into(),
+    })
+}
+
+/// Runs the command; `true` where nothing was wrong.
+fn run(command: &Command) -> Result<bool, Failure> {
+    match command {
+        Command::AllReduce(args) => all_reduce::run(args),
+        Command::Info(_) => info::run().map(|()| true),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Barrier;
 use std::thread;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use myelon_collectives::{Communicator, DataType, Error, ReduceOp, Region};
+use myelon_lanes::format_bytes;
 
 use crate::check::{POISON, overwritten, wrong_in_part};
 use crate::values::Values;
@@ -74,16 +75,24 @@ impl Bench {
     ///
     /// Where there is not enough memory for them.
     pub fn new(communicators: Vec<Communicator>, bytes_max: usize, seed: u64) -> anyhow::Result<Self> {
-        let bytes = bytes_max + GUARD_BYTES;
+        let bytes = bytes_max.saturating_add(GUARD_BYTES);
+        let buffer = |communicator: &Communicator| {
+            communicator.region(bytes).map_err(|error| match error {
+                Error::OutOfMemory { .. } => anyhow!(
+                    "rank {} has no memory for two buffers of {}, the largest size, with {GUARD_BYTES} guard \
+                     bytes behind each",
+                    communicator.rank(),
+                    format_bytes(bytes_max as u64)
+                ),
+                other => other.into(),
+            })
+        };
         let ranks = communicators.into_iter().map(|communicator| {
-            let input = communicator.region(bytes)?;
-            let output = communicator.region(bytes)?;
+            let input = buffer(&communicator)?;
+            let output = buffer(&communicator)?;
             Ok(Rank { communicator, input, output })
         });
-        let ranks = ranks
-            .collect::<Result<_, Error>>()
-            .with_context(|| format!("two buffers of {bytes} bytes a rank"))?;
-        Ok(Self { ranks, seed, round: 0 })
+        Ok(Self { ranks: ranks.collect::<anyhow::Result<_>>()?, seed, round: 0 })
     }
 
     /// The communicator of rank 0, which knows what was launched last.
@@ -298,6 +307,21 @@ mod tests {
     fn each_fill_draws_other_values() {
         let mut bench = bench(2);
         assert_ne!(bench.fill(CASE).unwrap(), bench.fill(CASE).unwrap());
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_one_sentence_that_names_what_was_asked_for() {
+        for (bytes, text) in [(1 << 60, "1048576TiB"), (usize::MAX, "18446744073709551615B")] {
+            let ranks = Communicator::builder().backend(Backend::Host).build().unwrap();
+            let error = Bench::new(ranks, bytes, 3).map(|_| ()).unwrap_err();
+            assert_eq!(
+                format!("{error:#}"),
+                format!(
+                    "rank 0 has no memory for two buffers of {text}, the largest size, with 128 guard bytes \
+                     behind each"
+                )
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The picture: bus bandwidth and time over size, as SVG.
 
 use std::error::Error;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -44,6 +46,22 @@ struct Series {
     points: Vec<(f64, f64, f64)>,
 }
 
+/// Looks whether a picture can be written to `path`, and leaves what is there as it is.
+///
+/// # Errors
+///
+/// Says why not.
+pub fn try_path(path: &Path) -> Result<(), String> {
+    let is_new = !path.exists();
+    let tried = OpenOptions::new().append(true).create(true).open(path);
+    let tried = tried.and_then(|_| if is_new { fs::remove_file(path) } else { Ok(()) });
+    tried.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write {}: {error}", path.display())
+}
+
 /// Draws `records` into `path`: solid lines for calls out of place, dashed ones for calls in place.
 ///
 /// Calls of 0 bytes have no place on a log axis and are left out. Of types and operations beyond the first
@@ -55,9 +73,17 @@ struct Series {
 pub fn draw(path: &Path, records: &[Record]) -> Drawn {
     let series = series(records);
     let Some(first) = records.first().filter(|_| !series.is_empty()) else {
-        return Err("nothing to draw: every call had 0 elements".into());
+        return Err("has nothing to draw: every call had 0 elements".into());
     };
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let mut svg = String::new();
+    paint(&mut svg, first, &series)?;
+    fs::write(path, svg).map_err(|error| cannot_write(path, &error))?;
+    Ok(())
+}
+
+/// The whole picture as text; `first` names the ranks and the backend.
+fn paint(svg: &mut String, first: &Record, series: &[Series]) -> Drawn {
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let title = format!("all-reduce over {} ranks, {} backend", first.ranks, first.backend);
     let style = text(20).pos(Pos::new(HPos::Center, VPos::Center)).color(&BLACK);
@@ -65,9 +91,9 @@ pub fn draw(path: &Path, records: &[Record]) -> Drawn {
 
     let (panels, key) = root.margin(44, 8, 12, 12).split_vertically(SIZE.1 as i32 - 44 - 8 - 44);
     let (left, right) = panels.split_horizontally(SIZE.0 as i32 / 2 - 12);
-    panel(&left, &series, "bus bandwidth (GB/s, 1e9 bytes a second)", |point| (point.0, point.1), plain)?;
-    panel(&right, &series, "time of a call", |point| (point.0, point.2), duration)?;
-    legend(&key, &series)?;
+    panel(&left, series, "bus bandwidth (GB/s, 1e9 bytes a second)", |point| (point.0, point.1), plain)?;
+    panel(&right, series, "time of a call", |point| (point.0, point.2), duration)?;
+    legend(&key, series)?;
     root.present()?;
     Ok(())
 }
@@ -301,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plot.svg");
         draw(&path, &run()).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
+        let svg = fs::read_to_string(&path).unwrap();
         assert!(svg.trim_start().starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for word in [
             "GB/s",
@@ -326,7 +352,22 @@ mod tests {
         let empty = Record { busbw_gbps: 0.0, ..example(0, false) };
         assert!(draw(&path, std::slice::from_ref(&empty)).unwrap_err().to_string().contains("0 elements"));
         draw(&path, &[empty, example(8, false)]).unwrap();
-        assert!(draw(&folder.path().join("no/such/folder.svg"), &run()).is_err());
+    }
+
+    #[test]
+    fn a_path_is_tried_without_a_trace_and_an_error_is_one_plain_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plot.svg");
+        try_path(&path).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, "an older picture").unwrap();
+        try_path(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "an older picture");
+        let lost = folder.path().join("no/such/folder.svg");
+        let needed = format!("cannot write {}: No such file", lost.display());
+        for error in [try_path(&lost).unwrap_err(), draw(&lost, &run()).unwrap_err().to_string()] {
+            assert!(error.starts_with(&needed), "{error}");
+        }
     }
 
     #[test]

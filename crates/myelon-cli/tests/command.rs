@@ -42,9 +42,17 @@ fn help_explains_columns_and_exit_codes() {
     let (stdout, _) = run(0, &["--help"]);
     assert!(stdout.contains("all-reduce") && stdout.contains("info") && stdout.contains("Exit code"));
     let (stdout, _) = run(0, &["all-reduce", "--help"]);
-    for word in
-        ["busbw", "algbw", "#wrong", "What is timed", "Examples", "--max-bytes", "--deadline", "Exit code"]
-    {
+    for word in [
+        "busbw",
+        "algbw",
+        "#wrong",
+        "What is timed",
+        "Examples",
+        "--max-bytes",
+        "--deadline",
+        "Exit code",
+        "MYELON_DEADLINE_MS",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in the help");
     }
     assert!(run(0, &["--version"]).0.starts_with("myelon "));
@@ -68,10 +76,13 @@ fn bad_usage_exits_with_2_and_says_what_is_known() {
     ] {
         let (stdout, stderr) = run(2, &[&["all-reduce", "--backend", "host"], flags].concat());
         assert!(stderr.contains(word), "{flags:?}: {stderr}");
+        assert!(stderr.ends_with(HINT), "{flags:?}: {stderr}");
         assert!(!stdout.contains("busbw"), "{flags:?} began to run");
     }
     run(2, &["no-such-command"]);
 }
+
+const HINT: &str = "\n\ntry 'myelon all-reduce --help'; settings: 'myelon info'\n";
 
 /// Every type and operation at crooked sizes, over five ranks: all of them, all right.
 #[test]
@@ -179,8 +190,13 @@ fn a_picture_is_written_and_well_formed() {
     run(0, &[&flags[..], &["--plot", path.to_str().unwrap()]].concat());
     well_formed(&path);
     let lost = folder.path().join("no/such/folder.svg");
-    let (_, stderr) = run(1, &[&flags[..], &["--plot", lost.to_str().unwrap()]].concat());
-    assert!(stderr.contains("folder.svg"), "{stderr}");
+    let (stdout, stderr) = run(2, &[&flags[..], &["--plot", lost.to_str().unwrap()]].concat());
+    let needed = format!("error: --plot cannot write {}: No such file", lost.display());
+    assert!(stderr.starts_with(&needed) && stdout.is_empty(), "{stderr}{stdout}");
+    let empty = ["all-reduce", "-b", "0", "-e", "3", "--plot", path.to_str().unwrap()];
+    let (stdout, stderr) = run(2, &empty);
+    assert!(stderr.contains("nothing to draw") && stdout.is_empty(), "{stderr}{stdout}");
+    well_formed(&path);
 }
 
 /// Every element of the file is closed, in the right order, and text holds no bare `<` or `&`.
@@ -254,10 +270,29 @@ fn the_log_is_silent_unless_asked_for_and_goes_to_standard_error() {
 #[test]
 fn info_shows_backend_memory_and_settings() {
     let (stdout, _) = outcome(0, myelon(&["info"]).env("MYELON_SLOTS", "8"));
-    for word in ["auto takes", "because", "CUDA", "not usable", "8 ranks", "MYELON_DEADLINE_MS", "(not set)"]
-    {
+    for word in [
+        "backend          host",
+        "because",
+        "CUDA",
+        "not usable",
+        "8 ranks",
+        "MYELON_DEADLINE_MS",
+        "(not set)",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
     let slots = stdout.lines().find(|line| line.contains("MYELON_SLOTS ")).unwrap();
     assert!(slots.trim_end().ends_with(" 8"), "{slots}");
+}
+
+#[test]
+fn info_follows_the_environment() {
+    let (stdout, _) = outcome(0, myelon(&["info"]).env("MYELON_BACKEND", "host").env("MYELON_RANKS", "5"));
+    assert!(stdout.contains("the host backend was asked for") && stdout.contains("5 on host"), "{stdout}");
+    let (stdout, _) = outcome(0, myelon(&["info"]).env("MYELON_BACKEND", "cuda"));
+    for word in ["backend  none", "because  no usable CUDA driver", "like an H200", "8 ranks"] {
+        assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
+    }
+    let (stdout, stderr) = outcome(2, myelon(&["info"]).env("MYELON_LANES", "9999"));
+    assert!(stdout.contains("9999") && stderr.contains("lanes is 9999"), "{stdout}{stderr}");
 }
