@@ -1,9 +1,9 @@
 // port_host.h: the port's body for host threads. One OS thread stands for one GPU thread.
 //
 // The kernels' source compiles against it unchanged. A HostThread says where the calling thread stands
-// in the launch; host_launch.cc sets it. The memory orders are those of the PTX body, so a thread
-// sanitizer sees the same edges; the hardware below is usually stronger, so a passing run proves logic,
-// not ordering.
+// in the launch; host_launch.cc sets it. The memory orders are those of the PTX body; the hardware
+// below is usually stronger, so a passing run proves logic, not ordering. A thread sanitizer that knows no
+// fences (gcc's) reports races here that are none.
 #pragma once
 
 #include <sched.h>

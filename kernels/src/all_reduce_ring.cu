@@ -101,6 +101,12 @@ MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Serv
         if (releases) release_slot(served.edge.ring, sequence);
     };
 
+    // A call behind one that gave up must not write into what that one has left.
+    if (rounds != 0 && !warp_all(ld_relaxed_sys(abort_word(args, args.rank)) == 0)) {
+        let_begin(0, false);
+        return false;
+    }
+
     // The next round may begin before this one is told, where its slots and credit are there already.
     bool begun = false;
     for (u64 round = 0; round < rounds; ++round) {

@@ -42,13 +42,16 @@ pub fn foreign_memory_and_streams(gpus: usize) {
     drop(ranks);
 }
 
-/// A rank may allocate, write and make streams while a peer on another GPU already waits for it.
+/// A rank may allocate, write, make streams and drop another communicator while a peer on another GPU
+/// already waits for it.
 pub fn allocation_beside_a_waiting_peer(gpus: usize) {
     if gpus < 2 {
         eprintln!("note: with one GPU there is no peer on another one");
         return;
     }
     let mut ranks = ranks_on(gpus, 2);
+    let other = ranks_on(gpus, 2);
+    let mut other = Some((other[0].buffer::<f32>(1000).unwrap(), other));
     let start = Instant::now();
     let mut buffers = Vec::new();
     for rank in &mut ranks {
@@ -57,6 +60,8 @@ pub fn allocation_beside_a_waiting_peer(gpus: usize) {
         buffer.write(&stream, &vec![1.0; 1 << 20]).unwrap();
         rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream).unwrap();
         buffers.push((buffer, stream));
+        // Another communicator on the same GPUs goes while the first rank already waits.
+        drop(other.take());
     }
     for (buffer, stream) in &buffers {
         assert!(buffer.read(stream).unwrap().iter().all(|&x| x == 2.0));

@@ -30,6 +30,8 @@ use crate::stream::Stream;
 ///   comes from the next wait on the stream, and the communicator is poisoned: every later call on any rank
 ///   fails with [`Error::Poisoned`].
 /// * **Disagreement is an error.** Ranks whose calls differ find out: [`Error::Disagreement`].
+/// * **GPUs are shared in order.** Kernels of two communicators that run on one GPU at the same time need room
+///   beside each other, or the same order on all ranks; else they wait for each other until the deadline.
 /// * **Dropping never blocks.** Calls in flight that need the dropped rank end with [`Error::PeerGone`];
 ///   so synchronize first. Streams and memory of a dropped communicator stay usable.
 ///
@@ -238,7 +240,12 @@ impl Communicator {
     /// * [`Error::InvalidArgument`] if the regions differ in length, hold a part of an element, or do not
     ///   start on a multiple of its size.
     /// * [`Error::CountTooLarge`] above [`COUNT_MAX`], [`Error::Overlap`] if the regions overlap in part.
-    /// * [`Error::WrongBackend`], [`Error::WrongDevice`] if a region or the stream is elsewhere.
+    /// * [`Error::WrongBackend`], [`Error::WrongDevice`] if a region or the stream is elsewhere; on GPUs also
+    ///   [`Error::InvalidArgument`] for a stream of another communicator or rank.
+    /// * [`Error::Plan`], [`Error::NotResident`] if what is forced or given as a tuning can't be had.
+    ///
+    /// [`Error::Driver`] if the launch fails; nothing is written, but the peers' calls can't complete, so the
+    /// communicator is poisoned.
     ///
     /// Found on the way, and reported by the next wait on the stream: [`Error::Disagreement`],
     /// [`Error::Stalled`], [`Error::PeerGone`], [`Error::Protocol`].

@@ -114,6 +114,12 @@ pub enum KernelError {
         /// Blocks that fit.
         available: u32,
     },
+    /// Input and output of a call do not fit each other or the type. Nothing was launched.
+    #[error("{reason}")]
+    Operands {
+        /// In which way.
+        reason: &'static str,
+    },
     /// A plan reaches beyond the windows that the rings were opened with. Nothing was launched.
     #[error("the plan has {seen} {what}, the windows allow 1 to {most}")]
     PlanBeyondWindow {

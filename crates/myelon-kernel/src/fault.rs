@@ -47,9 +47,12 @@ impl FaultPage {
         // SAFETY: the page was allocated with a mapping just now, and zero is the only flag.
         unsafe { call!(cuMemHostGetDevicePointer_v2(&mut page.address, start, 0)) }?;
         page.clear();
-        // SAFETY: the word lies in the page, is aligned, and nobody else knows of it yet.
-        unsafe { page.fault.cast::<u8>().add(ABORT_OFFSET).cast::<u64>().write_volatile(0) };
         Ok(page)
+    }
+
+    /// The GPU that it was made for.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The address of the [`Fault`] for kernels of the GPU, as in `AllReduceArgs::fault`.
@@ -65,10 +68,8 @@ impl FaultPage {
     /// Makes the kernels that know the page give up, those that run and those that are queued. It is a
     /// store to host memory, which no driver call and no full GPU can delay.
     pub fn raise_abort(&self) {
-        // SAFETY: the word lies in the page, which outlives `self`, and is aligned; all accesses are atomic.
-        let word = unsafe { AtomicU64::from_ptr(self.fault.cast::<u8>().add(ABORT_OFFSET).cast().as_ptr()) };
         // ORDER: Relaxed is enough. The word says all there is to say.
-        word.store(1, Ordering::Relaxed);
+        self.abort_word().store(1, Ordering::Relaxed);
     }
 
     /// The fault that a kernel has left, if any.
@@ -82,13 +83,19 @@ impl FaultPage {
         Some(unsafe { self.fault.read_volatile() })
     }
 
-    /// Forgets the fault. Only while no kernel that knows the page runs or is queued.
+    /// Forgets the fault and the abort. Only while no kernel that knows the page runs or is queued.
     pub fn clear(&self) {
         let empty: Fault = bytemuck::Zeroable::zeroed();
         // SAFETY: the page lives and is aligned; volatile because the reader is not only Rust.
         unsafe { self.fault.write_volatile(empty) };
         // ORDER: Release is enough, and a launch orders it once more: kernels queued later see the zeros.
         self.code().store(0, Ordering::Release);
+        self.abort_word().store(0, Ordering::Release);
+    }
+
+    fn abort_word(&self) -> &AtomicU64 {
+        // SAFETY: the word lies in the page, which outlives `self`, and is aligned; all accesses are atomic.
+        unsafe { AtomicU64::from_ptr(self.fault.cast::<u8>().add(ABORT_OFFSET).cast().as_ptr()) }
     }
 
     fn code(&self) -> &AtomicU32 {

@@ -152,8 +152,17 @@ impl DeviceMemory {
         self.exportable
     }
 
-    /// All of it as a span, which is good for as long as the memory lives.
-    pub fn span(&self) -> DeviceSpan {
+    /// All of it as a span.
+    ///
+    /// # Safety
+    ///
+    /// The memory lives for as long as the span, or a part of it, is used by any stream.
+    pub unsafe fn span(&self) -> DeviceSpan {
+        self.whole()
+    }
+
+    /// The same for this crate, which keeps the memory while it uses the span.
+    pub(crate) fn whole(&self) -> DeviceSpan {
         DeviceSpan::new(self.device.ordinal(), self.address(), self.bytes)
     }
 
@@ -164,7 +173,7 @@ impl DeviceMemory {
     /// [`KernelError::WrongDevice`] for a stream of another GPU; [`KernelError::Driver`].
     pub fn fill(&self, stream: &DeviceStream, byte: u8) -> Result<(), KernelError> {
         // SAFETY: `self` is borrowed until the stream has finished.
-        unsafe { stream.fill(self.span(), byte) }?;
+        unsafe { stream.fill(self.whole(), byte) }?;
         stream.synchronize()
     }
 
@@ -175,7 +184,7 @@ impl DeviceMemory {
     /// [`KernelError::OutOfBounds`] and [`KernelError::WrongDevice`] before anything is written;
     /// [`KernelError::Driver`].
     pub fn write(&self, stream: &DeviceStream, offset: usize, from: &[u8]) -> Result<(), KernelError> {
-        let to = self.span().part(offset, from.len())?;
+        let to = self.whole().part(offset, from.len())?;
         // SAFETY: both sides are borrowed until the stream has finished.
         unsafe { stream.copy_to_device(to, from) }?;
         stream.synchronize()
@@ -187,7 +196,7 @@ impl DeviceMemory {
     ///
     /// As for [`DeviceMemory::write`].
     pub fn read(&self, stream: &DeviceStream, offset: usize, to: &mut [u8]) -> Result<(), KernelError> {
-        let from = self.span().part(offset, to.len())?;
+        let from = self.whole().part(offset, to.len())?;
         // SAFETY: both sides are borrowed until the stream has finished.
         unsafe { stream.copy_to_host(to, from) }?;
         stream.synchronize()

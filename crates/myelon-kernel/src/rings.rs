@@ -1,9 +1,7 @@
 //! The rings of a communicator in device memory, and the safe way to launch a kernel on them.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use myelon_lanes::Plan;
@@ -16,7 +14,7 @@ use crate::fault::FaultPage;
 use crate::image::{Image, ImageChoice};
 use crate::kernel::{Kernels, LaunchShape};
 use crate::memory::{DeviceMemory, DeviceSpan};
-use crate::shared::{SharedMemory, StreamUse, Users};
+use crate::shared::{Prepared, SharedMemory, StreamUse, Users};
 use crate::stream::DeviceStream;
 
 /// What all ranks of a communicator share. Every rank holds it, so it outlives the first that is dropped.
@@ -32,6 +30,44 @@ struct Group {
 struct Parts {
     windows: Vec<DeviceMemory>,
     faults: Vec<FaultPage>,
+}
+
+/// Pages that no kernel knows any more. They are used again and never freed, because the driver waits for
+/// all kernels of a GPU before it gives pinned memory back.
+static FREE_PAGES: Mutex<Vec<FaultPage>> = Mutex::new(Vec::new());
+
+fn fault_page(device: &Device) -> Result<FaultPage, KernelError> {
+    let mut free = FREE_PAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    match free.iter().position(|page| page.device().ordinal() == device.ordinal()) {
+        Some(index) => {
+            let page = free.swap_remove(index);
+            page.clear();
+            Ok(page)
+        }
+        None => FaultPage::new(device),
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        FREE_PAGES.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.faults);
+    }
+}
+
+/// What has been loaded: `(ordinal, choice, kernels)`.
+static LOADED: Mutex<Vec<(usize, ImageChoice, Arc<Kernels>)>> = Mutex::new(Vec::new());
+
+/// The kernels of a GPU, loaded once for the process and never unloaded: nobody could tell when the last
+/// launch that was queued has begun.
+fn kernels(device: &Device, choice: ImageChoice) -> Result<Arc<Kernels>, KernelError> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = loaded.iter().find(|entry| (entry.0, entry.1) == (device.ordinal(), choice));
+    if let Some((_, _, kernels)) = found {
+        return Ok(kernels.clone());
+    }
+    let kernels = Arc::new(Kernels::load(device, choice)?);
+    loaded.push((device.ordinal(), choice, kernels.clone()));
+    Ok(kernels)
 }
 
 impl Group {
@@ -137,7 +173,7 @@ impl Operand {
 
     fn span(&self) -> Result<DeviceSpan, KernelError> {
         match self {
-            Self::Shared { memory, start, bytes } => memory.memory().span().part(*start, *bytes),
+            Self::Shared { memory, start, bytes } => memory.memory().whole().part(*start, *bytes),
             Self::Foreign(span) => Ok(*span),
         }
     }
@@ -193,34 +229,29 @@ impl RankRings {
         first_sequence: u64,
         choice: ImageChoice,
     ) -> Result<Vec<Self>, KernelError> {
-        let mut kernels: HashMap<usize, Arc<Kernels>> = HashMap::new();
-        for device in devices {
-            if let Entry::Vacant(vacant) = kernels.entry(device.ordinal()) {
-                vacant.insert(Arc::new(Kernels::load(device, choice)?));
-            }
-        }
+        let all_kernels =
+            devices.iter().map(|device| kernels(device, choice)).collect::<Result<Vec<_>, _>>()?;
         let words = layout.initial_words(first_sequence);
         let mut parts = Parts { windows: Vec::new(), faults: Vec::new() };
         for device in devices {
             let window = DeviceMemory::allocate(device, layout.bytes(), devices)?;
             window.write(&DeviceStream::new(device)?, 0, bytemuck::cast_slice(&words))?;
             parts.windows.push(window);
-            parts.faults.push(FaultPage::new(device)?);
+            parts.faults.push(fault_page(device)?);
         }
         let share =
             |device: &Device| devices.iter().filter(|other| other.ordinal() == device.ordinal()).count();
         let shares: Vec<u32> = devices.iter().map(|device| share(device) as u32).collect();
-        let ordinals: Vec<usize> = devices.iter().map(Device::ordinal).collect();
         let group = Arc::new(Group {
             layout,
             devices: devices.to_vec(),
             parts: Some(parts),
             users: Users::default(),
         });
-        let ranks = ordinals.iter().zip(shares).enumerate().map(|(rank, (ordinal, share))| Self {
+        let ranks = all_kernels.into_iter().zip(shares).enumerate().map(|(rank, (kernels, share))| Self {
             rank,
             group: group.clone(),
-            kernels: kernels[ordinal].clone(),
+            kernels,
             share,
         });
         Ok(ranks.collect())
@@ -271,7 +302,7 @@ impl RankRings {
     /// # Errors
     ///
     /// Found before anything is queued: [`KernelError::UnknownKernel`], [`KernelError::WrongDevice`],
-    /// [`KernelError::OutOfBounds`] for lengths or a plan that do not fit, [`KernelError::NotResident`].
+    /// [`KernelError::Operands`], [`KernelError::PlanBeyondWindow`], [`KernelError::NotResident`].
     pub fn all_reduce(
         &self,
         call: &RingCall<'_>,
@@ -288,9 +319,7 @@ impl RankRings {
                 return Err(KernelError::WrongDevice { what, needed, seen });
             }
         }
-        if from.bytes() != to.bytes() {
-            return Err(KernelError::OutOfBounds { offset: 0, bytes: from.bytes(), size: to.bytes() });
-        }
+        check_operands(call.dtype, &from, &to)?;
         self.check_plan(plan)?;
         let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
         let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
@@ -328,12 +357,16 @@ impl RankRings {
             credit_batch: plan.credit_batch,
             flags: if call.average { FLAG_AVERAGE } else { 0 },
         };
+        let prepared = Prepared::new(stream)?;
         // SAFETY: the windows, the fault page and shared operands are borrowed here, and kept until `stream`
         // has passed the launch by the lines below; foreign operands by the promise that made them. Lengths,
         // geometry and the plan's bounds were checked, and the layout wrote the windows that the offsets
         // describe.
         unsafe { kernel.launch(stream, shape, &args) }?;
-        let work = StreamUse::of(stream)?;
+        let work = prepared.queued(stream).inspect_err(|_| {
+            // Nobody can tell when the launch is done: what it uses stays.
+            std::mem::forget((self.group.clone(), input.clone(), output.clone()));
+        })?;
         self.group.users.add(&work);
         input.used_by(&work);
         output.used_by(&work);
@@ -357,10 +390,32 @@ impl RankRings {
         most("slot bytes", plan.piece_bytes.next_multiple_of(128), layout.slot_bytes() - 128)?;
         most("credit batch", plan.credit_batch, layout.capacity())?;
         most("workers", plan.blocks / 3, plan.lanes as usize)?;
-        // Movers and the signal warp; the driver refuses too many.
-        most("warps", plan.threads / 32, 16)?;
-        most("movers", plan.threads.saturating_sub(32), 480)
+        // Whole vectors of 16 bytes; whole warps, of which one signals and at least one moves.
+        most("bytes beyond whole vectors, plus 1,", plan.piece_bytes % 16 + 1, 1)?;
+        most("threads beyond whole warps, plus 1,", plan.threads % 32 + 1, 1)?;
+        most("warps that move", (plan.threads / 32).saturating_sub(1), 15)
     }
+}
+
+/// Refuses operands of different length, at no element's place, or that overlap in part.
+fn check_operands(dtype: &str, from: &DeviceSpan, to: &DeviceSpan) -> Result<(), KernelError> {
+    let element = match dtype {
+        "i8" | "u8" => 1,
+        "f16" | "bf16" => 2,
+        "f64" | "i64" | "u64" => 8,
+        _ => 4,
+    };
+    let (a, b, bytes) = (from.address(), to.address(), from.bytes() as u64);
+    let reason = if from.bytes() != to.bytes() {
+        "input and output differ in length"
+    } else if [a, b, bytes].iter().any(|number| !number.is_multiple_of(element)) {
+        "addresses and length must be whole elements"
+    } else if a != b && a < b + bytes && b < a + bytes {
+        "input and output overlap in part"
+    } else {
+        return Ok(());
+    };
+    Err(KernelError::Operands { reason })
 }
 
 impl fmt::Debug for RankRings {

@@ -16,33 +16,24 @@ pub enum StreamUse {
     Ours(Arc<DeviceStream>),
     /// A borrowed stream.
     Theirs {
-        /// Which one; perhaps no longer valid.
-        handle: u64,
         /// The end of what was queued.
         end: Arc<DeviceEvent>,
     },
 }
 
 impl StreamUse {
-    /// The work that has been queued on `stream` up to now.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Driver`].
-    pub fn of(stream: &Arc<DeviceStream>) -> Result<Self, KernelError> {
-        if stream.is_owned() {
-            return Ok(Self::Ours(stream.clone()));
-        }
-        Ok(Self::Theirs { handle: stream.handle(), end: Arc::new(end_of(stream)?) })
-    }
-
-    /// Whether the work is done. Where that cannot be told, nothing will run any more.
+    /// Whether the work is done. An error says so only where nothing on the GPU can run any more.
     pub fn is_done(&self) -> bool {
         let state = match self {
             Self::Ours(stream) => stream.query(),
             Self::Theirs { end, .. } => end.query(),
         };
-        !matches!(state, Ok(false))
+        match state {
+            Ok(done) => done,
+            // A capture under way elsewhere forbids the question.
+            Err(KernelError::Driver { code, .. }) => !CAPTURE_ERRORS.contains(&code),
+            Err(_) => false,
+        }
     }
 
     /// Makes `next` wait for the work, unless it is queued on `next` itself.
@@ -53,23 +44,45 @@ impl StreamUse {
     pub fn precede(&self, next: &DeviceStream) -> Result<(), KernelError> {
         match self {
             Self::Ours(stream) if stream.handle() == next.handle() => Ok(()),
-            Self::Theirs { handle, .. } if *handle == next.handle() => Ok(()),
+            // Not told by its handle, which the driver may have given to another stream by now.
             _ => next.wait(&*self.end()?),
         }
     }
 
     fn end(&self) -> Result<Arc<DeviceEvent>, KernelError> {
         match self {
-            Self::Ours(stream) => Ok(Arc::new(end_of(stream)?)),
+            Self::Ours(stream) => {
+                let event = DeviceEvent::new(stream.device())?;
+                stream.record(&event)?;
+                Ok(Arc::new(event))
+            }
             Self::Theirs { end, .. } => Ok(end.clone()),
         }
     }
 }
 
-fn end_of(stream: &DeviceStream) -> Result<DeviceEvent, KernelError> {
-    let event = DeviceEvent::new(stream.device())?;
-    stream.record(&event)?;
-    Ok(event)
+/// The driver's codes for what a capture does not allow.
+const CAPTURE_ERRORS: std::ops::RangeInclusive<u32> = 900..=908;
+
+/// A use that is about to begin: whatever can be short is made before anything is queued.
+pub(crate) struct Prepared(StreamUse);
+
+impl Prepared {
+    pub fn new(stream: &Arc<DeviceStream>) -> Result<Self, KernelError> {
+        Ok(Self(if stream.is_owned() {
+            StreamUse::Ours(stream.clone())
+        } else {
+            StreamUse::Theirs { end: Arc::new(DeviceEvent::new(stream.device())?) }
+        }))
+    }
+
+    /// The work has been queued on `stream`.
+    pub fn queued(self, stream: &DeviceStream) -> Result<StreamUse, KernelError> {
+        if let StreamUse::Theirs { end } = &self.0 {
+            stream.record(end)?;
+        }
+        Ok(self.0)
+    }
 }
 
 /// What uses something.
@@ -80,18 +93,14 @@ impl Users {
     /// From now on `new` is one of them.
     pub fn add(&self, new: &StreamUse) {
         let mut users = lock(&self.0);
-        match new {
-            StreamUse::Ours(new) => {
-                let same = |user: &StreamUse| matches!(user, StreamUse::Ours(old) if Arc::ptr_eq(old, new));
-                if users.iter().any(same) {
-                    return;
-                }
+        if let StreamUse::Ours(new) = new {
+            let same = |user: &StreamUse| matches!(user, StreamUse::Ours(old) if Arc::ptr_eq(old, new));
+            if users.iter().any(same) {
+                return;
             }
-            StreamUse::Theirs { handle: new, .. } => {
-                users.retain(|user| {
-                    !matches!(user, StreamUse::Theirs { handle, .. } if handle == new) || !user.is_done()
-                });
-            }
+        }
+        if users.len() >= MANY {
+            users.retain(|user| !user.is_done());
         }
         users.push(new.clone());
     }
@@ -100,14 +109,21 @@ impl Users {
     pub fn bury(&self, what: Box<dyn Send>) {
         reap();
         let users = std::mem::take(&mut *lock(&self.0));
-        let ends: Vec<_> =
-            users.iter().filter(|user| !user.is_done()).filter_map(|user| user.end().ok()).collect();
+        let busy = users.iter().filter(|user| !user.is_done());
+        let Ok(ends) = busy.map(StreamUse::end).collect::<Result<Vec<_>, _>>() else {
+            // Nobody can tell when it is free: it stays.
+            tracing::debug!("memory is left to the end of the process");
+            return std::mem::forget(what);
+        };
         if ends.is_empty() {
             return drop(what);
         }
         lock(&GRAVEYARD).push(Buried { ends, _what: what });
     }
 }
+
+/// So many users are looked through before another one is added.
+const MANY: usize = 32;
 
 /// What waits for streams to end before it is dropped.
 struct Buried {
@@ -122,7 +138,8 @@ fn reap() {
     let mut free = Vec::new();
     let mut buried = lock(&GRAVEYARD);
     for index in (0..buried.len()).rev() {
-        if !buried[index].ends.iter().any(|end| matches!(end.query(), Ok(false))) {
+        let ends = &buried[index].ends;
+        if ends.iter().all(|end| StreamUse::Theirs { end: end.clone() }.is_done()) {
             free.push(buried.swap_remove(index));
         }
     }

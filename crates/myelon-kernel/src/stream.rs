@@ -20,6 +20,9 @@ unsafe impl Send for DeviceStream {}
 // SAFETY: as above; the fields never change.
 unsafe impl Sync for DeviceStream {}
 
+/// The driver's handle of the default stream of the calling thread.
+const PER_THREAD: u64 = 2;
+
 impl DeviceStream {
     /// A new stream that does not wait for the legacy default stream, nor make it wait.
     ///
@@ -36,16 +39,21 @@ impl DeviceStream {
     }
 
     /// Somebody else's stream, by its handle (a `cudaStream_t` or `CUstream` as an integer). Zero is the
-    /// legacy default stream. It is not destroyed when this is dropped.
+    /// legacy default stream. It is not destroyed when this is dropped. The per-thread default stream is
+    /// refused: it is another stream on each thread.
     ///
     /// # Errors
     ///
-    /// [`KernelError::ForeignStream`] where it was not made in the primary context of `device`.
+    /// [`KernelError::ForeignStream`] where it was not made in the primary context of `device`, or is the
+    /// per-thread default stream.
     ///
     /// # Safety
     ///
     /// `handle` is a stream of this process that lives as long as the result.
     pub unsafe fn borrow(device: &Device, handle: u64) -> Result<Self, KernelError> {
+        if handle == PER_THREAD {
+            return Err(KernelError::ForeignStream { ordinal: device.ordinal() });
+        }
         let _current = device.bind()?;
         let raw = handle as usize as sys::CUstream;
         let mut context = std::ptr::null_mut();

@@ -44,7 +44,7 @@ pub struct RingConfig {
 pub struct Trailer {
     /// The call word of the producer's operation; the consumer compares it with its own.
     pub call: u64,
-    /// Keeps the trailer at one 16-byte vector; zero.
+    /// Keeps the trailer at one 16-byte vector; nobody writes it.
     pub reserved: u64,
 }
 

@@ -139,6 +139,16 @@ impl HostRanks {
         self.windows[rank][offset / LINE].0[offset % LINE / 8] = word;
     }
 
+    /// The sequence words of all windows: what has been published.
+    pub fn sequence_words(&self) -> Vec<u64> {
+        let words = self.layout.sequence_offset() / 8..self.layout.data_offset() / 8;
+        let of = |window: &Vec<Line>| {
+            let all: Vec<u64> = window.iter().flat_map(|line| line.0).collect();
+            all[words.clone()].to_vec()
+        };
+        self.windows.iter().flat_map(of).collect()
+    }
+
     /// Where everything lies in a window.
     pub fn layout(&self) -> WindowLayout {
         self.layout
@@ -158,7 +168,8 @@ impl HostRanks {
         for (rank, call) in calls.iter().enumerate() {
             let Some(call) = call else { continue };
             assert!((1..=self.shape.lanes).contains(&call.lanes) && (1..=call.lanes).contains(&call.workers));
-            assert!(call.piece_bytes <= self.shape.piece_bytes && call.piece_bytes.is_multiple_of(16));
+            assert!((16..=self.shape.piece_bytes).contains(&call.piece_bytes));
+            assert!(call.piece_bytes.is_multiple_of(16));
             let (input, output, bytes) = operands[rank].addresses();
             let mut args = self.args(rank, call, bytes);
             (args.input, args.output) = (input, output);

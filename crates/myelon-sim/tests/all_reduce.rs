@@ -138,6 +138,20 @@ fn ranks_that_disagree_find_out_at_once() {
 }
 
 #[test]
+fn a_call_behind_one_that_gave_up_publishes_nothing() {
+    let mut ranks = HostRanks::new(shape(2, 0)).unwrap();
+    let impatient = KernelCall { deadline_ns: 20_000_000, ..SUM_I32 };
+    let faults = run_once(&mut ranks, &[None, Some(impatient)]);
+    assert_eq!(faults[1].code, FaultCode::Stalled as u32, "{faults:?}");
+    let before = ranks.sequence_words();
+    run_once(&mut ranks, &[None, Some(KernelCall { call: 8, ..impatient })]);
+    assert_eq!(ranks.sequence_words(), before, "the second call has published");
+    // The word in a slot is still that of the first call: its peer sees a stall, not a disagreement.
+    let late = run_once(&mut ranks, &[Some(impatient), None]);
+    assert!(late[0].code != FaultCode::Disagreement as u32, "{late:?}");
+}
+
+#[test]
 fn words_beyond_what_anybody_can_have_written_are_a_fault() {
     let zeros = [0; 2];
     for (what, is_gating) in [("sequence", false), ("gating", true)] {

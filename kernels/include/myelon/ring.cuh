@@ -17,7 +17,8 @@
 // CALLER    One thread an end. A barrier of the block stands between a wait and the block's other threads,
 //           and between them and publish or release: the fence is cumulative over it.
 // BOUND     A wait ends after deadline_ns, or when an abort word is raised, in every build.
-// COST      A wait that finds its word ready is one load. Publishing is one fence and one remote store.
+// COST      A look at a word that is ready is one load; a wait reads it once more. Publishing is one fence
+//           and one remote store.
 // SOURCE    PTX ISA, "Memory Consistency Model": Release and Acquire Patterns; Causality Order.
 #pragma once
 

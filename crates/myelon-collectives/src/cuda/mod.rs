@@ -119,10 +119,12 @@ impl Shared {
         if let Some(first) = self.group.first_error() {
             return Some(first.clone());
         }
+        // Those who were told to stop know nothing; whoever told them has recorded why before. A rank that
+        // calls on after a stall may look like one that disagrees, so a disagreement comes last.
         let faults = (0..self.rings.len()).filter_map(|rank| self.rings[rank].fault(rank));
-        // Those who were told to stop know nothing; whoever told them has recorded why before.
-        let mut why = faults.filter(|fault| fault.code != FaultCode::Aborted as u32);
-        why.next().map(|fault| self.group.poison(fault_error(&fault)).clone())
+        let why = faults.filter(|fault| fault.code != FaultCode::Aborted as u32);
+        let why = why.min_by_key(|fault| fault.code == FaultCode::Disagreement as u32);
+        why.map(|fault| self.group.poison(fault_error(&fault)).clone())
     }
 
     /// Ends every call of every rank with `error`.
@@ -192,6 +194,9 @@ impl RankBackend for CudaRank {
     ) -> Result<Launch, Error> {
         let queue: &dyn Any = &*stream.queue;
         let queue: &CudaQueue = queue.downcast_ref().expect("the call has checked the backend");
+        if !queue.belongs_to(&self.shared, self.rank) {
+            return Err(Error::invalid("stream", "one of this communicator and rank", "one of another"));
+        }
         let plan = call.choice.plan;
         let average = call.op == ReduceOp::Avg;
         let ring_call = RingCall {

@@ -33,6 +33,11 @@ impl CudaQueue {
         &self.stream
     }
 
+    /// Whether this is a stream of `rank` in the communicator of `shared`.
+    pub fn belongs_to(&self, shared: &Arc<Shared>, rank: usize) -> bool {
+        Arc::ptr_eq(&self.shared, shared) && self.rank == rank
+    }
+
     /// Call number `call` of the rank has been enqueued; the next wait reports its failure.
     pub fn carries_call(&self, call: u64) {
         // ORDER: Relaxed is enough. The number guards no other data.
@@ -46,10 +51,13 @@ impl Queue for CudaQueue {
     }
 
     fn synchronize(&self) -> Result<(), Error> {
+        // ORDER: Relaxed is enough, as above. Read first: a call that another thread enqueues while this one
+        // waits is not for this wait to report.
+        let last_call = self.last_call.load(Ordering::Relaxed);
         self.stream.synchronize().map_err(error_of)?;
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
-        let last_call = self.last_call.swap(0, Ordering::Relaxed);
+        let _ = self.last_call.compare_exchange(last_call, 0, Ordering::Relaxed, Ordering::Relaxed);
         let call_error = if last_call == 0 { None } else { self.shared.first_error() };
         if call_error.is_none() {
             // Calls are chained over streams: the earlier ones are complete too.
