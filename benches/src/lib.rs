@@ -1,1 +1,1 @@
-//! What the benches share.
+//! A package must have a library: the benches are in `benches/`, and share nothing.
