@@ -36,7 +36,7 @@ fn calls_and_failures_leave_events() {
     let subscriber = tracing_subscriber::fmt().with_writer(text.clone()).with_ansi(false);
     subscriber.with_max_level(tracing::Level::DEBUG).init();
 
-    let builder = Communicator::builder().backend(Backend::Host).ranks(2).deadline(Duration::from_millis(50));
+    let builder = Communicator::builder().backend(Backend::Host).ranks(2).deadline(Duration::from_secs(1));
     let mut ranks = builder.build().unwrap();
     for rank in &mut ranks {
         let (stream, mut buffer) = (rank.stream().clone(), rank.buffer::<f32>(10).unwrap());
