@@ -1,7 +1,8 @@
 //! Compiles the kernels' own source for host threads.
 
 fn main() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
+    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let root = std::path::Path::new(&here).join("../../kernels");
     for tree in ["include/myelon", "src", "host"] {
         println!("cargo::rerun-if-changed={}", root.join(tree).display());
     }
