@@ -222,8 +222,10 @@ MYELON_DEVICE bool reduce_role(AllReduceArgs const& args, u32 lane) {
         served = {true, edge_to(args, Movement::gather, lane, peer_at(args, i - second_edge)), ranks_max + i - second_edge};
     }
     return run_lane(args, Role::reduce, lane, served, [&](Turn const& turn) {
-        // Eight vectors a mover in flight; four of bytes, whose sixteen accumulators take the registers.
-        constexpr u32 vectors = sizeof(typename E::Unit) == 1 ? 4 : 8;
+        // Eight vectors a mover in flight; four where sixteen accumulators, or the comparisons of eight, take
+        // the registers.
+        constexpr u32 bytes = sizeof(typename E::Unit);
+        constexpr u32 vectors = bytes == 1 || (bytes == 2 && Op::compares) ? 4 : 8;
         if (args.ranks <= 2) sum_piece<E, Op, 2, vectors / 2>(args, turn);
         else if (args.ranks <= 4) sum_piece<E, Op, 4, vectors / 4>(args, turn);
         else sum_piece<E, Op, 8, 1>(args, turn);

@@ -98,7 +98,7 @@ struct sum {
         if constexpr (E::is_float) return a + x;
         else return E::add(a, x);
     }
-    static constexpr bool positive_zero = true;
+    static constexpr bool positive_zero = true, compares = false;
 };
 
 struct prod {
@@ -109,7 +109,7 @@ struct prod {
         if constexpr (E::is_float) return a * x;
         else return E::multiply(a, x);
     }
-    static constexpr bool positive_zero = false;
+    static constexpr bool positive_zero = false, compares = false;
 };
 
 MYELON_DEVICE u32 bits_of(float x) { return bits_as<u32>(x); }
@@ -132,7 +132,7 @@ struct min {
         if constexpr (E::is_float) return extreme<true>(a, x);
         else return x < a ? x : a;
     }
-    static constexpr bool positive_zero = false;
+    static constexpr bool positive_zero = false, compares = true;
 };
 
 struct max {
@@ -143,7 +143,7 @@ struct max {
         if constexpr (E::is_float) return extreme<false>(a, x);
         else return x > a ? x : a;
     }
-    static constexpr bool positive_zero = false;
+    static constexpr bool positive_zero = false, compares = true;
 };
 
 // ---- a vector of elements -------------------------------------------------------------------------------
