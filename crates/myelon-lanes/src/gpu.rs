@@ -3,7 +3,7 @@
 /// Lanes of the pool of two ranks, where blocks can be resident for them. With one peer a round moves
 /// little, so it takes more lanes to fill the link. Origin: 4 x H200, 2026-11-21, bf16, 1 GiB, bus
 /// bandwidth of 2 ranks with 32 lanes x 32 KiB 307, 36 x 48 KiB 332, 40 x 32 KiB 317 to 332, 44 x 32 KiB
-/// 337 GB/s; 36 leave a sixth of the multiprocessors alone.
+/// 337 GB/s (`benches/record/h200-x4/2026-11-21-pools.txt`); 36 leave a sixth of the multiprocessors alone.
 const LANES_MAX_PAIR: u32 = 36;
 /// The same for more ranks. Origin: as above, 4 ranks, 32 lanes x 16 KiB 319, 28 x 24 KiB 336, 24 x 28 KiB
 /// 329, 16 x 40 KiB 324; 3 ranks, 28 x 32 KiB 340. Beyond 4 ranks not measured.
