@@ -9,6 +9,7 @@
 //! * [`layout`] is what the C++ side takes the shared words to be, and [`kernel_piece`], [`kernel_ring`]
 //!   what it takes the geometry to be.
 
+pub mod credit;
 mod ffi;
 mod launch;
 
