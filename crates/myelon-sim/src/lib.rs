@@ -12,6 +12,7 @@
 pub mod credit;
 mod ffi;
 mod launch;
+pub mod timing;
 
 pub use ffi::{bf16_from_f32, f16_from_f32, f32_from_f16, kernel_piece, kernel_ring, layout};
 pub use launch::{HostRanks, KernelCall, Operands, Shape};
