@@ -1,4 +1,4 @@
-//! Compiles the kernels' own source for host threads.
+//! Compiles the kernels' own source for host threads, and for the simulator.
 
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
@@ -6,17 +6,22 @@ fn main() {
     for tree in ["include/myelon", "src", "host"] {
         println!("cargo::rerun-if-changed={}", root.join(tree).display());
     }
+    compile(&root, "host_launch");
+    compile(&root, "model_launch");
+}
+
+fn compile(root: &std::path::Path, name: &str) {
     cc::Build::new()
         .cpp(true)
         .std("c++20")
         .include(root.join("include"))
         .include(root.join("host"))
-        .file(root.join("host/host_launch.cc"))
+        .file(root.join("host").join(name).with_extension("cc"))
         .flag("-ffp-contract=off")
         .flag("-Wno-unknown-pragmas")
         // A flag beside each value says whether it was loaded; the compiler does not connect the two.
         .flag("-Wno-uninitialized")
         .flag("-Wno-maybe-uninitialized")
         .opt_level(2)
-        .compile("myelon_host");
+        .compile(&format!("myelon_{name}"));
 }

@@ -49,7 +49,9 @@ struct Turn {
     u32 stop;
 };
 static_assert(2 * sizeof(Turn) <= block_words_max * sizeof(u64) && barriers_max >= 4, "two turns fit");
-MYELON_DEVICE Turn& turn_of(u64 round) { return reinterpret_cast<Turn*>(block_words())[round % 2]; }
+MYELON_DEVICE Turn& turn_of(u64 round) {
+    return reinterpret_cast<Turn*>(block_words())[weakened(Mutant::block_turns) ? 0 : round % 2];
+}
 MYELON_DEVICE u32 ready(u64 round) { return static_cast<u32>(round % 2); }
 MYELON_DEVICE u32 moved(u64 round) { return static_cast<u32>(2 + round % 2); }
 
@@ -65,10 +67,12 @@ struct Served {
 template <typename Move>
 MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Served const& served, Move move) {
     u64 const rounds = lane_rounds(args, lane);
+    if (rounds == 0) return true;
     if (thread_index() < mover_count()) {
         for (u64 round = 0; round < rounds; ++round) {
-            barrier_sync(ready(round));
-            Turn const& turn = turn_of(round);
+            if (weakened(Mutant::block_ready)) barrier_arrive(ready(round));
+            else barrier_sync(ready(round));
+            Turn const& turn = read_shared(turn_of(round));
             if (turn.stop != 0) return false;
             move(turn);
             barrier_arrive(moved(round));
@@ -76,33 +80,44 @@ MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Serv
         return true;
     }
 
-    u64 const first = *cursor_word(args, role, lane);
+    u64 const first = ld_weak(cursor_word(args, role, lane));
     auto const let_begin = [&](u64 round, bool well) {
         Turn& turn = turn_of(round);
-        if (served.any) turn.slot[served.place] = reinterpret_cast<vec16*>(slot_address(served.edge.ring, first + round));
+        if (served.any) {
+            write_shared(&turn.slot[served.place], reinterpret_cast<vec16*>(slot_address(served.edge.ring, first + round)));
+        }
         if (thread_index() == mover_count()) {
-            turn.chunk = chunk_at(args, lane, round);
-            turn.stop = well ? 0 : 1;
+            write_shared(&turn.chunk, chunk_at(args, lane, round));
+            write_shared(&turn.stop, well ? 0u : 1u);
         }
         barrier_arrive(ready(round));
     };
     auto const is_ready = [&](u64 round) {
-        return round < rounds && warp_all(!served.any || is_edge_ready(args, served.edge, first + round));
+        if (round >= rounds) return false;
+        bool const mine = !served.any || is_edge_ready(args, served.edge, first + round);
+        bool const all = warp_all(mine);
+        return weakened(Mutant::block_vote) ? mine : all;
     };
     // Behind moved(round): one fence, and then each peer is told of its slot, or given credit.
     auto const tell = [&](u64 round) {
         u64 const sequence = first + round;
         bool const publishes = served.any && !served.edge.is_slot();
-        bool const batch_is_full = (round + 1) % args.credit_batch == 0 || round + 1 == rounds;
+        u64 const batch = weakened(Mutant::credit_batch) ? args.capacity + 1 : args.credit_batch;
+        bool const is_last = round + 1 == rounds && !weakened(Mutant::credit_flush);
+        bool const batch_is_full = (round + 1) % batch == 0 || is_last;
         bool const releases = served.any && served.edge.is_slot() && batch_is_full;
         if (publishes) st_relaxed_sys(&trailer(served.edge.ring, sequence)->call, args.call);
-        if (publishes || releases) release_fence();
+        bool const unfenced = weakened(publishes ? Mutant::publish_fence : Mutant::credit_fence);
+        if ((publishes || releases) && !unfenced) release_fence();
         if (publishes) publish_slot(served.edge.ring, sequence);
         if (releases) release_slot(served.edge.ring, sequence);
     };
 
-    // A call behind one that gave up must not write into what that one has left.
-    if (rounds != 0 && !warp_all(ld_relaxed_sys(abort_word(args, args.rank)) == 0)) {
+    // A call behind one that gave up must not write into what that one has left. Where it was a peer that
+    // gave up, this rank has no record yet.
+    bool const clear = ld_relaxed_sys(abort_word(args, args.rank)) == 0 || weakened(Mutant::abort_ignored);
+    if (!clear) give_up_told(args, lane, first);
+    if (!warp_all(clear)) {
         let_begin(0, false);
         return false;
     }
@@ -117,14 +132,19 @@ MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Serv
         }
         begun = is_ready(round + 1);
         if (begun) let_begin(round + 1, true);
-        barrier_sync(moved(round));
+        bool const publishes = served.any && !served.edge.is_slot();
+        bool const early = weakened(publishes ? Mutant::publish_early : Mutant::credit_early);
+        if (early) tell(round);
+        if (weakened(Mutant::block_moved)) barrier_arrive(moved(round));
+        else barrier_sync(moved(round));
         if (!begun) {
             begun = is_ready(round + 1);
             if (begun) let_begin(round + 1, true);
         }
-        tell(round);
+        if (!early) tell(round);
     }
-    if (thread_index() == mover_count()) *cursor_word(args, role, lane) = first + rounds;
+    u64 const next = weakened(Mutant::cursor_restart) ? first : first + rounds;
+    if (thread_index() == mover_count()) st_weak(cursor_word(args, role, lane), next);
     return true;
 }
 

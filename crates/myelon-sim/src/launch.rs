@@ -10,7 +10,7 @@ use crate::ffi;
 const THREADS: u32 = 32;
 
 /// The shape of a communicator and of its windows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Ranks, 2 to 8.
     pub ranks: usize,
@@ -66,6 +66,38 @@ impl Operands<'_> {
     }
 }
 
+/// A kernel's parameter, but for the buffers and the fault record.
+pub(crate) fn kernel_args(
+    shape: &Shape,
+    layout: &WindowLayout,
+    window: [u64; RANKS_MAX],
+    rank: usize,
+    call: &KernelCall<'_>,
+    bytes: usize,
+) -> AllReduceArgs {
+    AllReduceArgs {
+        window,
+        bytes: bytes as u64,
+        call: call.call,
+        deadline_ns: call.deadline_ns,
+        cursor_offset: layout.cursor_offset() as u64,
+        gating_offset: layout.gating_offset() as u64,
+        sequence_offset: layout.sequence_offset() as u64,
+        data_offset: layout.data_offset() as u64,
+        rank: rank as u32,
+        ranks: shape.ranks as u32,
+        lanes: call.lanes as u32,
+        lanes_max: shape.lanes as u32,
+        workers: call.workers as u32,
+        capacity: shape.capacity as u32,
+        slot_bytes: layout.slot_bytes() as u32,
+        piece_bytes: call.piece_bytes as u32,
+        credit_batch: shape.credit_batch as u32,
+        flags: if call.average { FLAG_AVERAGE } else { 0 },
+        ..Zeroable::zeroed()
+    }
+}
+
 #[repr(C, align(128))]
 #[derive(Clone, Copy)]
 struct Line([u64; LINE / 8]);
@@ -106,27 +138,7 @@ impl HostRanks {
         for (address, lines) in window.iter_mut().zip(&mut self.windows) {
             *address = lines.as_mut_ptr() as u64;
         }
-        AllReduceArgs {
-            window,
-            bytes: bytes as u64,
-            call: call.call,
-            deadline_ns: call.deadline_ns,
-            cursor_offset: self.layout.cursor_offset() as u64,
-            gating_offset: self.layout.gating_offset() as u64,
-            sequence_offset: self.layout.sequence_offset() as u64,
-            data_offset: self.layout.data_offset() as u64,
-            rank: rank as u32,
-            ranks: self.shape.ranks as u32,
-            lanes: call.lanes as u32,
-            lanes_max: self.shape.lanes as u32,
-            workers: call.workers as u32,
-            capacity: self.shape.capacity as u32,
-            slot_bytes: self.layout.slot_bytes() as u32,
-            piece_bytes: call.piece_bytes as u32,
-            credit_batch: self.shape.credit_batch as u32,
-            flags: if call.average { FLAG_AVERAGE } else { 0 },
-            ..Zeroable::zeroed()
-        }
+        kernel_args(&self.shape, &self.layout, window, rank, call, bytes)
     }
 
     /// Overwrites a word of `rank`'s window, `offset` bytes from its start: a fault of memory, for tests.

@@ -12,6 +12,9 @@
 pub mod credit;
 mod ffi;
 mod launch;
+pub mod model;
+mod port;
+pub mod simulation;
 pub mod timing;
 
 pub use ffi::{bf16_from_f32, f16_from_f32, f32_from_f16, kernel_piece, kernel_ring, layout};

@@ -21,9 +21,11 @@ struct Payload {
     // Whether every vector in front of `end` moves as one access.
     MYELON_DEVICE bool whole_to(u64 end) const { return aligned && end * vector_bytes <= bytes; }
 
-    MYELON_DEVICE vec16 load_whole(u64 vector) const { return *reinterpret_cast<vec16 const*>(base + vector * vector_bytes); }
+    MYELON_DEVICE vec16 load_whole(u64 vector) const {
+        return ld_weak(reinterpret_cast<vec16 const*>(base + vector * vector_bytes));
+    }
     MYELON_DEVICE void store_whole(u64 vector, vec16 const& value) const {
-        *reinterpret_cast<vec16*>(base + vector * vector_bytes) = value;
+        st_weak(reinterpret_cast<vec16*>(base + vector * vector_bytes), value);
     }
 
     MYELON_DEVICE vec16 load(u64 vector) const {
@@ -37,7 +39,7 @@ struct Payload {
 #pragma unroll
         for (u32 i = 0; i < units; ++i) {
             u64 const at = offset + i * sizeof(Unit);
-            if (at < bytes) out.unit[i] = *reinterpret_cast<Unit const*>(base + at);
+            if (at < bytes) out.unit[i] = ld_weak(reinterpret_cast<Unit const*>(base + at));
         }
         return out.vector;
     }
@@ -53,7 +55,7 @@ struct Payload {
 #pragma unroll
         for (u32 i = 0; i < units; ++i) {
             u64 const at = offset + i * sizeof(Unit);
-            if (at < bytes) *reinterpret_cast<Unit*>(base + at) = in.unit[i];
+            if (at < bytes) st_weak(reinterpret_cast<Unit*>(base + at), in.unit[i]);
         }
     }
 };

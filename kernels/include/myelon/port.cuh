@@ -5,8 +5,9 @@
 //
 //   myelon/ptx.cuh     a GPU: PTX, built by nvcc or by NVRTC
 //   port_host.h        host threads: compiler atomics, one OS thread for one GPU thread
+//   port_model.h       a simulator: each access is a decision of a seed, in a memory as weak as a GPU's
 //
-// What both bodies provide (namespace myelon):
+// What all bodies provide (namespace myelon):
 //
 //   u8 u16 u32 u64 i8 i16 i32 i64          integers of a fixed width
 //   vec16                                  16 bytes, moved as one access
@@ -21,7 +22,11 @@
 //   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read
 //   fence_acq_rel_sys()                    orders what came before it with what comes after, at system scope
 //   load_slot store_slot                   vec16 of a ring slot: bypasses the first-level cache
-//   pause() clock_ns()                     inside a wait
+//   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
+//   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here
+//                                          to the thread's next barrier, and one field
+//   pause() clock_ns() polls_a_look        inside a wait; polls between two looks at the clock
+//   weakened(mutant) note_gave_up(lane, sequence)   for the simulator: false, and nothing, elsewhere
 //   f32_from_f16 f16_from_f32 bf16_from_f32   conversions of bits, round to nearest even
 //
 //   MYELON_DEVICE                          in front of a function that the kernels call
@@ -30,6 +35,8 @@
 
 #if defined(__CUDACC__)
 #include "myelon/ptx.cuh"
+#elif defined(MYELON_MODEL)
+#include "port_model.h"
 #else
 #include "port_host.h"
 #endif

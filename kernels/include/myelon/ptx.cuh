@@ -4,6 +4,8 @@
 //         Every access that another device or the host may race with is .sys and strong.
 #pragma once
 
+#include "myelon/mutants.cuh"
+
 namespace myelon {
 
 using u8 = unsigned char;
@@ -20,6 +22,7 @@ static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "addresses and words are 6
 struct alignas(16) vec16 {
     u32 word[4];
 };
+
 
 #define MYELON_DEVICE __device__ __forceinline__
 #define MYELON_THREADS_MAX 512
@@ -89,6 +92,32 @@ MYELON_DEVICE void store_slot(vec16* to, vec16 const& v) {
                  "r"(v.word[2]), "r"(v.word[3])
                  : "memory");
 }
+
+// Plain accesses, in the type's own width.
+template <typename T>
+MYELON_DEVICE T ld_weak(T const* from) {
+    return *from;
+}
+
+template <typename T>
+MYELON_DEVICE void st_weak(T* to, T const& value) {
+    *to = value;
+}
+
+template <typename T>
+MYELON_DEVICE T const& read_shared(T const& object) {
+    return object;
+}
+
+template <typename T>
+MYELON_DEVICE void write_shared(T* to, T const& value) {
+    *to = value;
+}
+
+MYELON_DEVICE constexpr bool weakened(Mutant) { return false; }
+MYELON_DEVICE void note_gave_up(u32, u64) {}
+
+constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and the abort words
 
 // A flag hop takes about a microsecond, less than the shortest sleep: a wait polls without pause.
 MYELON_DEVICE void pause() {}

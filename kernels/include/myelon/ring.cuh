@@ -39,18 +39,23 @@ struct Waited {
     u64 needed, seen, waited_ns;
 };
 
-constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and the abort word
-
-MYELON_DEVICE bool reached(u64 seen, u64 needed) { return static_cast<i64>(seen - needed) >= 0; }
+MYELON_DEVICE bool reached(u64 seen, u64 needed) {
+    if (weakened(Mutant::compare_equal)) return seen == needed;
+    if (weakened(Mutant::compare_unsigned)) return seen >= needed;
+    return static_cast<i64>(seen - needed) >= 0;
+}
 
 // One word that an end waits for.
 struct Awaited {
     u64 const* word;
     u64 needed;
+    Mutant unacquired;  // the mutant that looks at it without acquiring
 };
 
 // One look at the word, which acquires.
-MYELON_DEVICE u64 look_at(Awaited const& awaited) { return ld_acquire_sys(awaited.word); }
+MYELON_DEVICE u64 look_at(Awaited const& awaited) {
+    return weakened(awaited.unacquired) ? ld_relaxed_sys(awaited.word) : ld_acquire_sys(awaited.word);
+}
 
 MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience) {
     Waited result = {FaultCode::none, awaited.needed, 0, 0};
@@ -58,15 +63,17 @@ MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& 
     for (u32 polls = 1; !reached(result.seen = ld_relaxed_sys(awaited.word), awaited.needed); ++polls) {
         if (polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
-            bool const told = ld_relaxed_sys(patience.abort) != 0 || ld_relaxed_sys(patience.host_abort) != 0;
+            bool const told_by_host = ld_relaxed_sys(patience.host_abort) != 0 && !weakened(Mutant::abort_unseen);
+            bool const told = ld_relaxed_sys(patience.abort) != 0 || told_by_host;
+            bool const late = result.waited_ns > patience.deadline_ns && !weakened(Mutant::deadline_none);
             if (told) result.code = FaultCode::aborted;
-            else if (result.waited_ns > patience.deadline_ns) result.code = FaultCode::stalled;
+            else if (late) result.code = FaultCode::stalled;
             if (result.code != FaultCode::none) return result;
         }
         pause();
     }
     // The polls are relaxed, so that they leave the first-level cache alone; this load acquires.
-    result.seen = ld_acquire_sys(awaited.word);
+    result.seen = look_at(awaited);
     return result;
 }
 
@@ -82,7 +89,10 @@ MYELON_DEVICE u64 slot_address(RingConfig const& ring, u64 sequence) {
 // ORDER ring/credit: the acquire of look_at and wait_until_reached pairs with the fence and store of
 // release_slot. Without it the writes of the slot could overtake the consumer's reads of its last lap.
 MYELON_DEVICE Awaited awaited_credit(RingConfig const& ring, u64 sequence) {
-    return {reinterpret_cast<u64 const*>(ring.gating), sequence - static_cast<u64>(ring.capacity) + 1};
+    u64 needed = sequence - static_cast<u64>(ring.capacity) + 1;
+    if (weakened(Mutant::credit_gate)) needed -= static_cast<u64>(ring.capacity);
+    if (weakened(Mutant::credit_off_by_one)) needed -= 1;
+    return {reinterpret_cast<u64 const*>(ring.gating), needed, Mutant::credit_acquire};
 }
 
 // Producer, behind release_fence(): hands slot `sequence` over.
@@ -95,7 +105,9 @@ MYELON_DEVICE void publish_slot(RingConfig const& ring, u64 sequence) {
 // Consumer: once reached, slot `sequence` may be read.
 // ORDER ring/publish: the acquire of look_at and wait_until_reached pairs with the fence and store of
 // publish_slot. Without it old bytes could be read behind a new sequence.
-MYELON_DEVICE Awaited awaited_slot(RingConfig const& ring, u64 sequence) { return {sequence_word(ring, sequence), sequence}; }
+MYELON_DEVICE Awaited awaited_slot(RingConfig const& ring, u64 sequence) {
+    return {sequence_word(ring, sequence), sequence, Mutant::publish_acquire};
+}
 
 // Consumer, behind release_fence(): gives back every slot up to and including `sequence`.
 MYELON_DEVICE void release_slot(RingConfig const& ring, u64 sequence) {

@@ -43,11 +43,12 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
     return ring;
 }
 
-// A peer's sum waits in turn for all others' pieces. So waits of the gather are more patient: where a rank
-// is missing, those who wait for its own piece give up first, and name it.
+// Only a piece to be summed comes from a rank that waits for nobody else first. Sums and credit wait in turn
+// for all others' pieces, so those waits are more patient: where a rank is missing, those who wait for its own
+// piece give up first, and name it.
 MYELON_DEVICE Patience patience(AllReduceArgs const& args, WaitingFor what) {
-    bool const gather = what == WaitingFor::gather_slot || what == WaitingFor::gather_credit;
-    u64 const more = gather ? args.deadline_ns / 8 : 0;
+    bool const direct = what == WaitingFor::scatter_slot || weakened(Mutant::patience_same);
+    u64 const more = direct ? 0 : args.deadline_ns / 8;
     return {abort_word(args, args.rank), reinterpret_cast<u64 const*>(args.host_abort), args.deadline_ns + more};
 }
 
@@ -59,22 +60,35 @@ MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
 // Records once who waited for whom, and then raises the abort word of every rank: whoever is stopped by
 // it finds the record there.
 MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited const& waited, u64 call_seen) {
-    if (exchange_relaxed_sys(recorded_word(args), 1) != 0) return;
+    auto const tell_all = [&] {
+        for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
+    };
+    if (exchange_relaxed_sys(recorded_word(args), 1) != 0 && !weakened(Mutant::record_twice)) return;
+    if (weakened(Mutant::abort_first)) tell_all();
     Fault* const fault = reinterpret_cast<Fault*>(args.fault);
-    fault->peer = peer;
-    fault->lane = lane;
-    fault->waiting_for = static_cast<u32>(what);
-    fault->needed = waited.needed;
-    fault->seen = waited.seen;
-    fault->waited_ns = waited.waited_ns;
-    fault->call = args.call;
-    fault->call_seen = call_seen;
-    // ORDER fault/record: the fence and this store release the record; the host acquires `code`.
-    fence_acq_rel_sys();
+    u64* const head_word = reinterpret_cast<u64*>(fault);
     u64 const head = static_cast<u64>(args.rank) << 32 | static_cast<u32>(waited.code);
-    st_relaxed_sys(reinterpret_cast<u64*>(fault), head);
+    if (weakened(Mutant::record_code_first)) st_relaxed_sys(head_word, head);
+    st_weak(&fault->peer, peer);
+    st_weak(&fault->lane, lane);
+    st_weak(&fault->waiting_for, static_cast<u32>(what));
+    st_weak(&fault->needed, waited.needed);
+    st_weak(&fault->seen, waited.seen);
+    st_weak(&fault->waited_ns, waited.waited_ns);
+    st_weak(&fault->call, args.call);
+    st_weak(&fault->call_seen, call_seen);
+    // ORDER fault/record: the fence and this store release the record; the host acquires `code`.
+    if (!weakened(Mutant::record_fence)) fence_acq_rel_sys();
+    st_relaxed_sys(head_word, head);
     fence_acq_rel_sys();
-    for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
+    tell_all();
+}
+
+// The same for a call that was told to stop before it began: it waited for nobody.
+MYELON_DEVICE void give_up_told(AllReduceArgs const& args, u32 lane, u64 sequence) {
+    Waited const told = {FaultCode::aborted, sequence, sequence, 0};
+    note_gave_up(lane, sequence);
+    give_up(args, WaitingFor::scatter_slot, args.rank, lane, told, 0);
 }
 
 // One edge of a role in a lane: what this thread waits for, round by round.
@@ -103,11 +117,13 @@ MYELON_DEVICE Edge edge_from(AllReduceArgs const& args, Movement movement, u32 l
 MYELON_DEVICE bool is_this_call(AllReduceArgs const& args, Edge const& edge, u64 sequence, u64* call_seen) {
     if (!edge.is_slot()) return true;
     *call_seen = ld_relaxed_sys(&trailer(edge.ring, sequence)->call);
-    return *call_seen == args.call;
+    return *call_seen == args.call || weakened(Mutant::trailer_ignored);
 }
 
 // R6: a word that was reached is not beyond what its writer can have written by now.
-MYELON_DEVICE bool is_possible(u64 seen, u64 sequence) { return reached(sequence, seen); }
+MYELON_DEVICE bool is_possible(u64 seen, u64 sequence) {
+    return reached(sequence, seen) || weakened(Mutant::compare_beyond);
+}
 
 // One look, without waiting. False also where something is wrong: wait_for_edge then says what.
 MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
@@ -126,8 +142,9 @@ MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u6
         else if (!is_this_call(args, edge, sequence, &call_seen)) waited.code = FaultCode::disagreement;
     }
     if (waited.code == FaultCode::none) return true;
+    note_gave_up(edge.lane, sequence);
     give_up(args, edge.what, edge.peer, edge.lane, waited, call_seen);
-    return false;
+    return weakened(Mutant::giveup_told);
 }
 
 }  // namespace myelon

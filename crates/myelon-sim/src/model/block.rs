@@ -1,0 +1,174 @@
+//! What the threads of one block share: memory, barriers, votes.
+
+use super::core::Core;
+use super::event::{Action, ThreadId, Violation};
+use super::memory::{By, Cell, Kind, touch};
+use super::thread::Grid;
+use super::view::View;
+
+/// Barriers of a block.
+pub const BARRIERS_MAX: usize = 16;
+/// Bytes of a block's memory that may race with others apart from their neighbours.
+const GRANULE: usize = 4;
+
+#[derive(Default)]
+struct Barrier {
+    /// Who has been counted in this phase.
+    counted: Vec<ThreadId>,
+    waiting: Vec<ThreadId>,
+    /// What all who were counted know.
+    view: View,
+    passed: u64,
+}
+
+#[derive(Default)]
+struct Vote {
+    cast: Vec<ThreadId>,
+    all: bool,
+    last: bool,
+    passed: u64,
+}
+
+pub(super) struct Block {
+    threads: u32,
+    warp_threads: u32,
+    words: Box<[u64]>,
+    cells: Vec<Cell>,
+    barriers: Vec<Barrier>,
+    votes: Vec<Vote>,
+}
+
+impl Block {
+    fn new(threads: u32, warp_threads: u32, words: usize) -> Self {
+        Self {
+            threads,
+            warp_threads,
+            words: vec![0xdead_beef_dead_beef; words].into(),
+            cells: vec![Cell::untouched(); words * 8 / GRANULE],
+            barriers: (0..BARRIERS_MAX).map(|_| Barrier::default()).collect(),
+            votes: (0..threads.div_ceil(warp_threads))
+                .map(|_| Vote { all: true, ..Vote::default() })
+                .collect(),
+        }
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        self.threads
+    }
+
+    pub(super) fn words(&mut self) -> *mut u64 {
+        self.words.as_mut_ptr()
+    }
+}
+
+impl Core {
+    pub(super) fn new_block(&mut self, grid: Grid) -> u32 {
+        self.blocks.push(Block::new(grid.threads, grid.warp_threads, grid.shared_words));
+        self.blocks.len() as u32 - 1
+    }
+
+    /// Notes a plain access to the block's own memory, at an address of the host.
+    pub(super) fn touch_shared(&mut self, id: ThreadId, address: u64, bytes: usize, kind: Kind) {
+        let thread = &self.threads[id as usize];
+        let Some(block) = thread.place.block else {
+            return self.fail(Violation::new("memory", format!("{} accessed {address:#x}", thread.place)));
+        };
+        let block = &mut self.blocks[block as usize];
+        let start = block.words.as_ptr() as u64;
+        let offset = address.wrapping_sub(start) as usize;
+        if offset.saturating_add(bytes) > block.words.len() * 8 {
+            let message = format!("{} accessed {address:#x}, which is no memory of the world", thread.place);
+            return self.fail(Violation::new("memory", message));
+        }
+        let cells = &mut block.cells[offset / GRANULE..(offset + bytes).div_ceil(GRANULE)];
+        if let Err(conflict) = touch(cells, By { agent: thread.agent, view: &thread.view }, kind) {
+            self.report_race(id, conflict, kind, format!("byte {offset} of the block's memory"));
+        }
+    }
+
+    /// Counts a thread at a barrier of its block; says how often the barrier has let threads pass before.
+    ///
+    /// Only one who also waits (`syncs`) learns what the others know.
+    pub(super) fn arrive(&mut self, id: ThreadId, barrier: u32, syncs: bool) -> u64 {
+        self.emit(id, Action::Arrive { barrier });
+        let place = self.threads[id as usize].place;
+        let block = place.block.expect("a barrier belongs to a block") as usize;
+        let Block { barriers, threads, .. } = &mut self.blocks[block];
+        let this = &mut barriers[barrier as usize];
+        if this.counted.contains(&id) {
+            self.fail(Violation::new(
+                "barrier",
+                format!("{place} came to barrier {barrier} twice in one phase"),
+            ));
+            return 0;
+        }
+        this.counted.push(id);
+        this.view.join(&self.threads[id as usize].view);
+        let phase = this.passed;
+        if this.counted.len() as u32 == *threads {
+            this.passed += 1;
+            this.counted.clear();
+            let view = std::mem::take(&mut this.view);
+            for waiter in std::mem::take(&mut this.waiting) {
+                self.threads[waiter as usize].view.join(&view);
+                self.wake(waiter);
+            }
+            if syncs {
+                self.threads[id as usize].view.join(&view);
+            }
+        }
+        self.advance(id);
+        phase
+    }
+
+    /// Whether the barrier has let pass those who came in `phase`; else the thread waits.
+    pub(super) fn try_pass(&mut self, id: ThreadId, barrier: u32, phase: u64) -> bool {
+        let block = self.threads[id as usize].place.block.expect("a barrier belongs to a block") as usize;
+        let this = &mut self.blocks[block].barriers[barrier as usize];
+        if this.passed > phase {
+            self.emit(id, Action::Pass { barrier });
+            return true;
+        }
+        this.waiting.push(id);
+        self.block_on(id, "a barrier");
+        false
+    }
+
+    /// Casts a thread's vote in its warp. A vote orders no memory.
+    pub(super) fn vote(&mut self, id: ThreadId, yes: bool) -> u64 {
+        self.step += 1;
+        let (vote, size) = self.vote_of(id);
+        vote.cast.push(id);
+        vote.all &= yes;
+        let phase = vote.passed;
+        if vote.cast.len() as u32 == size {
+            (vote.last, vote.all) = (vote.all, true);
+            vote.passed += 1;
+            for voter in std::mem::take(&mut vote.cast) {
+                self.wake(voter);
+            }
+        }
+        phase
+    }
+
+    /// The outcome of the vote cast in `phase`, once all have voted; else the thread waits.
+    pub(super) fn try_outcome(&mut self, id: ThreadId, phase: u64) -> Option<bool> {
+        let (vote, _) = self.vote_of(id);
+        // Nobody of the warp votes again before all have seen this outcome: `last` is still that of `phase`
+        // because a later vote needs this thread.
+        if vote.passed > phase {
+            return Some(vote.last);
+        }
+        self.block_on(id, "a vote of its warp");
+        None
+    }
+
+    fn vote_of(&mut self, id: ThreadId) -> (&mut Vote, u32) {
+        let place = self.threads[id as usize].place;
+        let block = &mut self.blocks[place.block.expect("a vote belongs to a block") as usize];
+        // Counted from the last thread, so that a block may begin with a warp that is not whole.
+        let warp = (block.threads - 1 - place.thread) / block.warp_threads;
+        let size = block.warp_threads.min(block.threads - warp * block.warp_threads);
+        (&mut block.votes[warp as usize], size)
+    }
+}

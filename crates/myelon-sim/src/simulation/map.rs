@@ -1,0 +1,122 @@
+//! What each word of a window is: so that checkers and people see rings and not addresses.
+
+use myelon_ring::WindowLayout;
+use myelon_ring::words::{Movement, RANKS_MAX, Role};
+
+use crate::launch::Shape;
+use crate::model::Address;
+
+/// One ring of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingName {
+    /// What it carries.
+    pub movement: Movement,
+    /// Which lane.
+    pub lane: u8,
+    /// The producer.
+    pub source: u8,
+    /// The consumer.
+    pub destination: u8,
+}
+
+impl std::fmt::Display for RingName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let movement = match self.movement {
+            Movement::Scatter => "scatter",
+            Movement::Gather => "gather",
+        };
+        write!(f, "{movement} ring {}->{} of lane {}", self.source, self.destination, self.lane)
+    }
+}
+
+/// What lies at a place of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spot {
+    /// The abort word of a rank.
+    Abort,
+    /// The word that says that the rank's record is taken.
+    Recorded,
+    /// Where a role will go on in a lane.
+    Cursor(Role, u8),
+    /// A ring's gating word.
+    Gating(RingName),
+    /// The sequence word of a slot.
+    Sequence(RingName, u8),
+    /// Payload or trailer of a slot.
+    Slot(RingName, u8),
+    /// Nothing.
+    Padding,
+}
+
+/// The spots of all windows.
+pub struct Map {
+    windows: Vec<Address>,
+    spots: Vec<Vec<Spot>>,
+    ranks: usize,
+    lanes: usize,
+    capacity: usize,
+}
+
+impl Map {
+    /// The map of windows that begin at `windows`.
+    pub(super) fn new(shape: &Shape, layout: &WindowLayout, windows: &[Address]) -> Self {
+        let mut spots = vec![vec![Spot::Padding; layout.bytes().div_ceil(8)]; shape.ranks];
+        for window in &mut spots {
+            (window[0], window[1]) = (Spot::Abort, Spot::Recorded);
+            for role in [Role::Scatter, Role::Reduce, Role::Gather] {
+                for lane in 0..shape.lanes {
+                    window[layout.cursor(role, lane) / 8] = Spot::Cursor(role, lane as u8);
+                }
+            }
+        }
+        let offsets = [0; RANKS_MAX];
+        let (ranks, lanes) = (shape.ranks, shape.lanes);
+        for name in rings(ranks, lanes) {
+            let (source, destination) = (name.source as usize, name.destination as usize);
+            let ring = layout.ring(&offsets, name.movement, name.lane.into(), source, destination);
+            spots[source][ring.gating as usize / 8] = Spot::Gating(name);
+            for slot in 0..shape.capacity {
+                spots[destination][ring.sequence as usize / 8 + slot] = Spot::Sequence(name, slot as u8);
+                let words = layout.slot_bytes() / 8;
+                let start = ring.data as usize / 8 + slot * words;
+                spots[destination][start..start + words].fill(Spot::Slot(name, slot as u8));
+            }
+        }
+        Self { windows: windows.to_vec(), spots, ranks, lanes, capacity: shape.capacity }
+    }
+
+    /// Whose window an address is in, and what lies there.
+    pub fn spot(&self, at: Address) -> Option<(usize, Spot)> {
+        let rank = self.windows.iter().position(|window| window.segment() == at.segment())?;
+        Some((rank, self.spots[rank][at.offset() / 8]))
+    }
+
+    /// Number of a ring among all.
+    pub fn number(&self, ring: RingName) -> usize {
+        let lane = ring.movement as usize * self.lanes + ring.lane as usize;
+        (lane * self.ranks + ring.source as usize) * self.ranks + ring.destination as usize
+    }
+
+    /// Slots of a ring.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many numbers there are.
+    pub fn numbers(&self) -> usize {
+        2 * self.lanes * self.ranks * self.ranks
+    }
+}
+
+/// Every ring of a window of that shape.
+pub(super) fn rings(ranks: usize, lanes: usize) -> impl Iterator<Item = RingName> {
+    let movements = [Movement::Scatter, Movement::Gather].into_iter();
+    movements.flat_map(move |movement| {
+        (0..lanes * ranks * ranks).filter_map(move |i| {
+            let (lane, source, destination) = (i / ranks / ranks, i / ranks % ranks, i % ranks);
+            let name =
+                RingName { movement, lane: lane as u8, source: source as u8, destination: destination as u8 };
+            (source != destination).then_some(name)
+        })
+    })
+}

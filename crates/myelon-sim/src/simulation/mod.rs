@@ -1,0 +1,205 @@
+//! Whole all-reduces: the kernels' own source in the [`model`](crate::model), under every checker.
+//!
+//! A [`Case`] is a communicator, the calls that its ranks make, and what goes wrong; [`Simulation`] builds
+//! one. A run follows from the case and a seed. [`Hunt`] draws cases from seeds, runs them on all cores, and
+//! makes what failed smaller.
+//!
+//! # Example
+//!
+//! ```
+//! use myelon_sim::simulation::{Mishap, Mutant, Simulation};
+//!
+//! let simulation = Simulation::new(3).lanes(2).capacity(2).sum("i32", 100).sum("u8", 7);
+//! for seed in 0..5 {
+//!     simulation.run(seed).expect("no seed finds anything");
+//! }
+//! // A rank that never comes is named by those who wait for it; that is looked at too.
+//! simulation.clone().mishap(Mishap::NeverComes { rank: 1 }).run(0)?;
+//!
+//! let weak = simulation.mutant(Mutant::find("ring/publish.fence").unwrap());
+//! let failure = (0..50).find_map(|seed| weak.run(seed).err()).expect("some seed finds it");
+//! assert_eq!(failure.violation.rule, "race");
+//! assert_eq!(weak.run(failure.seed).unwrap_err().step, failure.step); // the same again
+//! # Ok::<(), Box<myelon_sim::simulation::CaseFailure>>(())
+//! ```
+
+mod case;
+mod checks;
+mod hunt;
+mod map;
+mod mutants;
+mod reference;
+mod run;
+pub mod strategies;
+mod trace;
+mod verdict;
+
+pub use case::{Call, Case, Mishap, OPERATIONS, TYPES};
+pub use hunt::{Found, Hunt, Searched};
+pub use map::{Map, RingName, Spot};
+pub use mutants::Mutant;
+pub use reference::integers;
+pub use run::Reference;
+pub use strategies::Limits;
+pub use trace::{CaseFailure, Slots, Span, Step};
+
+use crate::launch::Shape;
+use crate::model::Schedule;
+
+/// The rules that a run is held to, by the names that violations carry.
+pub fn checkers() -> Vec<&'static str> {
+    let model = ["race", "memory", "scope", "barrier", "stuck", "progress", "panic"];
+    model.into_iter().chain(checks::NAMES).chain(verdict::NAMES).collect()
+}
+
+/// Builds a case and runs it.
+#[derive(Clone, Debug)]
+pub struct Simulation {
+    case: Case,
+    mutant: Mutant,
+    reference: Reference,
+    trace: usize,
+}
+
+impl Simulation {
+    /// `ranks` ranks with one lane, two slots a ring of 48 bytes, and no calls yet.
+    pub fn new(ranks: usize) -> Self {
+        let shape = Shape { ranks, lanes: 1, capacity: 2, piece_bytes: 48, credit_batch: 1, first: 0 };
+        let case =
+            Case { shape, movers: 1, calls: Vec::new(), skew: 0, mishap: None, schedule: Schedule::Random };
+        Self::of(case)
+    }
+
+    /// A case that is there already.
+    pub fn of(case: Case) -> Self {
+        Self { case, mutant: Mutant::NONE, reference: integers, trace: 0 }
+    }
+
+    /// Lanes of the window; calls that are added later use them all.
+    #[must_use]
+    pub fn lanes(mut self, lanes: usize) -> Self {
+        self.case.shape.lanes = lanes;
+        self
+    }
+
+    /// Slots of a ring, a power of two.
+    #[must_use]
+    pub fn capacity(mut self, slots: usize) -> Self {
+        self.case.shape.capacity = slots;
+        self
+    }
+
+    /// Payload bytes of a slot, a multiple of 16.
+    #[must_use]
+    pub fn piece_bytes(mut self, bytes: usize) -> Self {
+        self.case.shape.piece_bytes = bytes;
+        self
+    }
+
+    /// Slots after which credit is returned.
+    #[must_use]
+    pub fn credit_batch(mut self, slots: usize) -> Self {
+        self.case.shape.credit_batch = slots;
+        self
+    }
+
+    /// The sequence that every ring begins at.
+    #[must_use]
+    pub fn first(mut self, sequence: u64) -> Self {
+        self.case.shape.first = sequence;
+        self
+    }
+
+    /// Threads of a block that move.
+    #[must_use]
+    pub fn movers(mut self, threads: u32) -> Self {
+        self.case.movers = threads;
+        self
+    }
+
+    /// Rank r begins r times so many steps late.
+    #[must_use]
+    pub fn skew(mut self, steps: u32) -> Self {
+        self.case.skew = steps;
+        self
+    }
+
+    /// What goes wrong.
+    #[must_use]
+    pub fn mishap(mut self, mishap: Mishap) -> Self {
+        self.case.mishap = Some(mishap);
+        self
+    }
+
+    /// Who runs next.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.case.schedule = schedule;
+        self
+    }
+
+    /// Adds a call.
+    #[must_use]
+    pub fn call(mut self, call: Call) -> Self {
+        self.case.calls.push(call);
+        self
+    }
+
+    /// Adds a sum out of place on all lanes, of one of [`TYPES`].
+    #[must_use]
+    pub fn sum(self, dtype: &'static str, elements: usize) -> Self {
+        let Shape { lanes, piece_bytes, .. } = self.case.shape;
+        let call = Call {
+            dtype,
+            op: "sum",
+            elements,
+            in_place: false,
+            skewed: 0,
+            lanes,
+            workers: lanes,
+            piece_bytes,
+        };
+        self.call(call)
+    }
+
+    /// Weakens the protocol.
+    #[must_use]
+    pub fn mutant(mut self, mutant: Mutant) -> Self {
+        self.mutant = mutant;
+        self
+    }
+
+    /// What results are compared with; floats need one, [`integers`] is there.
+    #[must_use]
+    pub fn reference(mut self, reference: Reference) -> Self {
+        self.reference = reference;
+        self
+    }
+
+    /// Keeps so many of the last steps for a failure to show.
+    #[must_use]
+    pub fn trace(mut self, steps: usize) -> Self {
+        self.trace = steps;
+        self
+    }
+
+    /// The case as it stands.
+    pub fn case(&self) -> &Case {
+        &self.case
+    }
+
+    /// Runs the case from a seed; the steps that it took.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that was broken, with the last steps.
+    ///
+    /// # Panics
+    ///
+    /// Where the case is no case: a shape that no window has, or a call that the window cannot carry.
+    pub fn run(&self, seed: u64) -> Result<u64, Box<CaseFailure>> {
+        let run::Finished { result, setting } =
+            run::run(&self.case, seed, self.mutant, self.reference, self.trace);
+        result.map_err(|failure| Box::new(trace::failure(&self.case, self.mutant, seed, failure, &setting)))
+    }
+}

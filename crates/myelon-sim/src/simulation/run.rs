@@ -1,0 +1,300 @@
+//! One run of one case: windows and buffers in a world, a host thread for each rank, and what came of it.
+
+use std::rc::Rc;
+
+use bytemuck::Zeroable;
+use myelon_ring::WindowLayout;
+use myelon_ring::words::{AllReduceArgs, Fault, FaultCode, Movement, RANKS_MAX};
+
+use super::case::{Call, Case, Mishap};
+use super::checks::Checks;
+use super::map::Map;
+use super::mutants::Mutant;
+use super::verdict;
+use crate::launch::{KernelCall, kernel_args};
+use crate::model::{Address, Device, Ended, Failure, Grid, Random, Thread, Violation, World};
+use crate::port::{Kernel, kernel, run_kernel};
+
+/// Threads of a simulated warp; `kernels/host/port_model.h` has the same number.
+const WARP_THREADS: u32 = 16;
+/// Words of a block's memory, and simulated nanoseconds that a wait may last.
+const SHARED_WORDS: usize = 40;
+const DEADLINE_NS: u64 = 1 << 26;
+/// Far beyond what a case of the sizes here takes.
+const STEPS_MAX: u64 = 50_000_000;
+
+/// Sums the ranks' bytes: type, operation, inputs.
+pub type Reference = fn(&str, &str, &[&[u8]]) -> Vec<u8>;
+
+/// Buffers of one call of one rank.
+pub(super) struct Buffers {
+    input: Address,
+    output: Address,
+    pub(super) elements: usize,
+    pub(super) given: Vec<u8>,
+}
+
+/// What a call left, as the host sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) fault: Fault,
+    pub(super) output: Vec<u8>,
+    pub(super) input: Vec<u8>,
+}
+
+/// Everything that a run is made of, for the verdict and for people.
+pub(super) struct Setting {
+    pub(super) map: Rc<Map>,
+    pub(super) buffers: Vec<Vec<Buffers>>,
+    faults: Vec<Address>,
+    host_aborts: Vec<Address>,
+    windows: Vec<Address>,
+}
+
+impl Setting {
+    /// The name of memory that is no window.
+    pub(super) fn other_name(&self, at: Address) -> String {
+        for (what, list) in [("record", &self.faults), ("host's abort word", &self.host_aborts)] {
+            if let Some(rank) = list.iter().position(|start| start.segment() == at.segment()) {
+                return format!("the {what} of rank {rank}");
+            }
+        }
+        for (number, of_call) in self.buffers.iter().enumerate() {
+            for (rank, buffers) in of_call.iter().enumerate() {
+                for (what, start) in [("input", buffers.input), ("output", buffers.output)] {
+                    if start.segment() == at.segment() {
+                        return format!("the {what} of rank {rank} in call {number}");
+                    }
+                }
+            }
+        }
+        format!("{at:?}")
+    }
+}
+
+/// Which ranks make calls.
+pub(super) fn comes(case: &Case, rank: usize) -> bool {
+    match case.mishap {
+        Some(Mishap::NeverComes { rank: missing }) => rank != missing,
+        Some(Mishap::Overwritten { rank: only, .. } | Mishap::Aborted { rank: only, alone: true, .. }) => {
+            rank == only
+        }
+        _ => true,
+    }
+}
+
+/// Elements of a rank in a call.
+fn elements(case: &Case, rank: usize, number: usize) -> usize {
+    let call = &case.calls[number];
+    let more = matches!(case.mishap, Some(Mishap::OtherCount { rank: other }) if other == rank);
+    call.elements + usize::from(more && number + 1 == case.calls.len())
+}
+
+/// Makes windows and buffers with random contents.
+fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut Random) -> Setting {
+    let ranks = case.shape.ranks;
+    let words = layout.initial_words(case.shape.first);
+    let mut windows = Vec::new();
+    for rank in 0..ranks {
+        let window = world.memory(format!("window of rank {rank}"), layout.bytes(), 8);
+        world.set(window, bytemuck::cast_slice(&words));
+        windows.push(window);
+    }
+    let line =
+        |world: &mut World, name: &str, rank: usize| world.memory(format!("{name} of rank {rank}"), 128, 4);
+    let faults = (0..ranks).map(|rank| line(world, "record", rank)).collect();
+    let host_aborts = (0..ranks).map(|rank| line(world, "host's abort word", rank)).collect();
+    let mut buffers = Vec::new();
+    for (number, call) in case.calls.iter().enumerate() {
+        let size = call.element_bytes();
+        let mut of_call = Vec::new();
+        for rank in 0..ranks {
+            let elements = elements(case, rank, number);
+            let skew = call.skewed * (rank + 1) * size % 16;
+            let given: Vec<u8> = (0..elements * size).map(|_| random.bits() as u8).collect();
+            let input =
+                world.memory(format!("input {number} of rank {rank}"), skew + given.len(), size).plus(skew);
+            world.set(input, &given);
+            let output = match call.in_place {
+                true => input,
+                false => {
+                    let output =
+                        world.memory(format!("output {number} of rank {rank}"), skew + given.len(), size);
+                    output.plus(skew)
+                }
+            };
+            of_call.push(Buffers { input, output, elements, given });
+        }
+        buffers.push(of_call);
+    }
+    let map = Rc::new(Map::new(&case.shape, layout, &windows));
+    Setting { map, buffers, faults, host_aborts, windows }
+}
+
+/// The launches that a rank makes, one after the other.
+fn launches(
+    case: &Case,
+    layout: &WindowLayout,
+    setting: &Setting,
+    rank: usize,
+) -> Vec<(Kernel, AllReduceArgs, Grid)> {
+    let mut addresses = [0; RANKS_MAX];
+    for (address, window) in addresses.iter_mut().zip(&setting.windows) {
+        *address = window.0;
+    }
+    let launch = |(number, call): (usize, &Call)| {
+        let name = call.kernel();
+        let buffers = &setting.buffers[number][rank];
+        let word = Call { elements: buffers.elements, ..call.clone() }.word();
+        let kernel_call = KernelCall {
+            kernel: &name,
+            call: word,
+            lanes: call.lanes,
+            workers: call.workers,
+            piece_bytes: call.piece_bytes,
+            average: call.op == "avg",
+            deadline_ns: DEADLINE_NS,
+        };
+        let mut args = kernel_args(&case.shape, layout, addresses, rank, &kernel_call, buffers.given.len());
+        (args.input, args.output) = (buffers.input.0, buffers.output.0);
+        (args.fault, args.host_abort) = (setting.faults[rank].0, setting.host_aborts[rank].0);
+        let grid = Grid {
+            device: Device::Gpu(rank as u32),
+            party: rank as u32,
+            blocks: 3 * call.workers as u32,
+            threads: case.movers + WARP_THREADS,
+            warp_threads: WARP_THREADS,
+            shared_words: SHARED_WORDS,
+        };
+        (kernel(&name).unwrap_or_else(|| panic!("no kernel {name}")), args, grid)
+    };
+    case.calls.iter().enumerate().map(launch).collect()
+}
+
+/// The host of a rank: queues its calls and looks at the record.
+fn host(
+    world: &mut World,
+    case: &Case,
+    layout: &WindowLayout,
+    setting: &Setting,
+    rank: usize,
+    mutant: Mutant,
+) {
+    let launches = launches(case, layout, setting, rank);
+    let (records, skew) = (setting.faults.clone(), case.skew * rank as u32);
+    let look_at_peers = !matches!(case.mishap, Some(Mishap::Aborted { .. }));
+    world.thread(Device::Host, rank as u32, move |thread| {
+        for _ in 0..skew {
+            thread.pause();
+        }
+        for (kernel, args, grid) in &launches {
+            let (kernel, args) = (*kernel, *args);
+            let launch = thread.launch(*grid, move |_| run_kernel(kernel, &args));
+            // The host looks at the record while the kernel runs, and once more behind it.
+            look_at_record(thread, &records, rank, mutant, look_at_peers);
+            thread.join(launch);
+            look_at_record(thread, &records, rank, mutant, look_at_peers);
+        }
+    });
+}
+
+/// Reads the record as `FaultPage::read` of myelon-kernel does, and holds F2 and F3.
+fn look_at_record(thread: &Thread, records: &[Address], rank: usize, mutant: Mutant, look_at_peers: bool) {
+    let read = |of: usize| {
+        // ORDER fault/record: the acquire that FaultPage::read has; its mutant has none.
+        let head = match mutant == Mutant::RECORD_ACQUIRE {
+            true => thread.load_relaxed(records[of]),
+            false => thread.load_acquire(records[of]),
+        };
+        if head != 0 {
+            let mut fields = [0; 56];
+            thread.read(records[of].plus(8), &mut fields);
+        }
+        head as u32
+    };
+    if read(rank) == FaultCode::Aborted as u32 && look_at_peers {
+        let found = (0..records.len()).any(|peer| ![0, FaultCode::Aborted as u32].contains(&read(peer)));
+        if !found {
+            thread.fail("record", format!("rank {rank} was told to stop, and no record says why"));
+        }
+    }
+}
+
+fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Setting) {
+    match case.mishap {
+        Some(Mishap::Stops { rank, after_steps }) => world.stop(rank as u32, after_steps),
+        Some(Mishap::Slow { rank }) => world.slow(rank as u32),
+        Some(Mishap::Aborted { rank, after, .. }) => {
+            let word = setting.host_aborts[rank];
+            world.thread(Device::Host, RANKS_MAX as u32, move |thread| {
+                for _ in 0..after {
+                    thread.pause();
+                }
+                thread.store_relaxed(word, 1);
+            });
+        }
+        Some(Mishap::Overwritten { rank, gating }) => {
+            let peer = (rank + 1) % case.shape.ranks;
+            let ring = match gating {
+                true => layout.ring(&[0; RANKS_MAX], Movement::Scatter, 0, rank, peer),
+                false => layout.ring(&[0; RANKS_MAX], Movement::Scatter, 0, peer, rank),
+            };
+            // More than anybody can have written before the rank's first look.
+            let (first, capacity) = (case.shape.first, case.shape.capacity as u64);
+            let (offset, beyond) = match gating {
+                true => (ring.gating, first.wrapping_add(1)),
+                false => (ring.sequence + 8 * (first & (capacity - 1)), first.wrapping_add(capacity)),
+            };
+            world.set(setting.windows[rank].plus(offset as usize), &beyond.to_le_bytes());
+        }
+        Some(Mishap::NeverComes { .. } | Mishap::OtherCount { .. }) | None => {}
+    }
+}
+
+/// What is left of a run.
+pub(super) struct Finished {
+    pub(super) result: Result<u64, Failure>,
+    pub(super) setting: Setting,
+}
+
+/// Runs a case from a seed and looks at all that came of it.
+pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, trace: usize) -> Finished {
+    let shape = &case.shape;
+    let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)
+        .expect("the case was looked at before");
+    let mut world = World::new(seed, case.schedule);
+    let mut random = Random::new(!seed);
+    let setting = furnish(&mut world, case, &layout, &mut random);
+    world.mutant(mutant.number());
+    world.steps_max(STEPS_MAX);
+    world.idle_max(DEADLINE_NS / 32, 256);
+    world.keep_trace(trace);
+    world.check(Box::new(Checks::new(setting.map.clone(), shape)));
+    for rank in (0..shape.ranks).filter(|&rank| comes(case, rank)) {
+        host(&mut world, case, &layout, &setting, rank, mutant);
+    }
+    mishaps(&mut world, case, &layout, &setting);
+    let result = world.run().and_then(|ended| {
+        let outcomes = outcomes(&ended, &setting);
+        let verdict = verdict::judge(case, &setting, &outcomes, reference)
+            .and_then(|()| verdict::at_rest(case, &layout, &setting.windows, &ended));
+        let failed = |violation: Violation| Failure { violation, step: ended.steps(), trace: ended.trace() };
+        verdict.map(|()| ended.steps()).map_err(failed)
+    });
+    Finished { result, setting }
+}
+
+fn outcomes(ended: &Ended, setting: &Setting) -> Vec<Vec<Outcome>> {
+    let of_rank = |(rank, buffers): (usize, &Buffers)| {
+        let mut fault = Fault::zeroed();
+        bytemuck::bytes_of_mut(&mut fault)
+            .copy_from_slice(&ended.bytes(setting.faults[rank], size_of::<Fault>()));
+        let bytes = buffers.given.len();
+        Outcome {
+            fault,
+            output: ended.bytes(buffers.output, bytes),
+            input: ended.bytes(buffers.input, bytes),
+        }
+    };
+    setting.buffers.iter().map(|call| call.iter().enumerate().map(of_rank).collect()).collect()
+}

@@ -1,0 +1,141 @@
+//! What must be true when a run is over: results, records, and words at rest.
+
+use myelon_ring::WindowLayout;
+use myelon_ring::words::{FaultCode, Movement, RANKS_MAX, Role};
+
+use super::case::{Case, Mishap};
+use super::map::rings;
+use super::run::{Outcome, Reference, Setting, comes};
+use crate::model::{Address, Ended, Violation};
+
+const NONE: u32 = FaultCode::None as u32;
+const STALLED: u32 = FaultCode::Stalled as u32;
+const DISAGREEMENT: u32 = FaultCode::Disagreement as u32;
+const PROTOCOL: u32 = FaultCode::Protocol as u32;
+const ABORTED: u32 = FaultCode::Aborted as u32;
+
+/// The names of the checkers here, as violations carry them.
+pub(super) const NAMES: [&str; 5] = ["payload", "bits", "input", "record", "rest"];
+
+/// Results against the reference, the same bits on all ranks, and records that say what went wrong.
+pub(super) fn judge(
+    case: &Case,
+    setting: &Setting,
+    outcomes: &[Vec<Outcome>],
+    reference: Reference,
+) -> Result<(), Violation> {
+    let codes: Vec<u32> = outcomes[0].iter().map(|outcome| outcome.fault.code).collect();
+    records(case, &codes, &outcomes[0])?;
+    // A record is the rank's last word: with one, the results of its calls are unspecified.
+    let well = |rank: usize| codes[rank] == NONE && comes(case, rank) && !stops(case, rank);
+    for (number, call) in case.calls.iter().enumerate() {
+        let given: Vec<&[u8]> = setting.buffers[number].iter().map(|buffers| &buffers.given[..]).collect();
+        let same_count = given.iter().all(|input| input.len() == given[0].len());
+        let ranks = (0..case.shape.ranks).filter(|&rank| well(rank));
+        if same_count {
+            let needed = reference(call.dtype, call.op, &given);
+            for rank in ranks.clone() {
+                let output = &outcomes[number][rank].output;
+                if let Some(at) = (0..needed.len()).find(|&at| output[at] != needed[at]) {
+                    let element = at / call.element_bytes();
+                    let message =
+                        format!("call {number}, rank {rank}, element {element} differs from the reference");
+                    return Err(Violation::new("payload", message));
+                }
+            }
+        }
+        let mut outputs = ranks.clone().map(|rank| &outcomes[number][rank].output);
+        let first = outputs.next();
+        if outputs.any(|output| Some(output) != first) {
+            return Err(Violation::new("bits", format!("call {number}: ranks have different results")));
+        }
+        for rank in ranks.filter(|_| !call.in_place) {
+            if outcomes[number][rank].input != given[rank] {
+                return Err(Violation::new(
+                    "input",
+                    format!("call {number}, rank {rank}: the input was written"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stops(case: &Case, rank: usize) -> bool {
+    matches!(case.mishap, Some(Mishap::Stops { rank: stopped, .. }) if stopped == rank)
+}
+
+fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Violation> {
+    let survivors = (0..case.shape.ranks).filter(|&rank| comes(case, rank) && !stops(case, rank));
+    let seen = || format!("{:?}: records {codes:?}", case.mishap);
+    let must = |holds: bool, what: &str| match holds {
+        true => Ok(()),
+        false => Err(Violation::new("record", format!("{what}; {}", seen()))),
+    };
+    let all_among = |allowed: &[u32]| survivors.clone().all(|rank| allowed.contains(&codes[rank]));
+    match case.mishap {
+        None | Some(Mishap::Slow { .. }) => must(all_among(&[NONE]), "every call must succeed"),
+        Some(Mishap::NeverComes { rank: missing }) => {
+            must(all_among(&[STALLED, ABORTED]), "every survivor must give up")?;
+            let mut stalled = survivors.clone().filter(|&rank| codes[rank] == STALLED).peekable();
+            must(stalled.peek().is_some(), "somebody must have waited in vain")?;
+            let named = stalled.all(|rank| outcomes[rank].fault.peer as usize == missing);
+            must(named, "whoever waited in vain must name the rank that is missing")
+        }
+        Some(Mishap::Stops { .. }) => must(all_among(&[NONE, STALLED, ABORTED]), "survivors must end"),
+        Some(Mishap::Aborted { rank, alone, .. }) => {
+            must(codes[rank] == ABORTED || !alone, "a rank that waits in vain must stop when it is told")?;
+            must(all_among(&[NONE, ABORTED]), "who is told to stop says so, and nobody waits in vain")?;
+            let told = codes.contains(&ABORTED);
+            must(!told || codes[rank] == ABORTED, "the rank that was told must be among those who stopped")
+        }
+        Some(Mishap::OtherCount { .. }) => {
+            must(all_among(&[DISAGREEMENT, ABORTED]), "every rank must give up")?;
+            must(codes.contains(&DISAGREEMENT), "somebody must say that ranks disagree")
+        }
+        Some(Mishap::Overwritten { rank, .. }) => {
+            must(codes[rank] == PROTOCOL, "a word beyond what can be must be a fault of the protocol")
+        }
+    }
+}
+
+/// R7, R9: behind calls that went well every slot is returned, and every cursor stands where its rings do.
+pub(super) fn at_rest(
+    case: &Case,
+    layout: &WindowLayout,
+    windows: &[Address],
+    ended: &Ended,
+) -> Result<(), Violation> {
+    if !matches!(case.mishap, None | Some(Mishap::Slow { .. })) {
+        return Ok(());
+    }
+    let shape = &case.shape;
+    let offsets = [0; RANKS_MAX];
+    let word = |rank: usize, offset: usize| {
+        u64::from_le_bytes(ended.bytes(windows[rank].plus(offset), 8).try_into().expect("eight bytes"))
+    };
+    for name in rings(shape.ranks, shape.lanes) {
+        let (source, destination) = (name.source as usize, name.destination as usize);
+        let ring = layout.ring(&offsets, name.movement, name.lane.into(), source, destination);
+        let gating = word(source, ring.gating as usize);
+        let last = gating.wrapping_sub(1);
+        let slot = (last & (shape.capacity as u64 - 1)) as usize;
+        let published = word(destination, ring.sequence as usize + 8 * slot);
+        if published != last {
+            let message = format!("{name}: published {published:#x}, returned {last:#x}");
+            return Err(Violation::new("rest", message));
+        }
+        let (producer, consumer) = match name.movement {
+            Movement::Scatter => (Role::Scatter, Role::Reduce),
+            Movement::Gather => (Role::Reduce, Role::Gather),
+        };
+        for (rank, role) in [(source, producer), (destination, consumer)] {
+            let cursor = word(rank, layout.cursor(role, name.lane.into()));
+            if cursor != gating {
+                let message = format!("{name}: {role:?} will go on at {cursor:#x}, its ring at {gating:#x}");
+                return Err(Violation::new("rest", message));
+            }
+        }
+    }
+    Ok(())
+}
