@@ -21,14 +21,14 @@ pub enum Order {
 impl Core {
     /// The word at `at`, unless the access is wrong; then that is reported.
     fn word(&mut self, id: ThreadId, at: Address, scope: Scope, kind: Kind) -> Option<u32> {
-        let device = self.device(id);
-        let Ok(word) = self.memory.word(at, device) else {
+        let place = self.threads[id as usize].place;
+        let Ok(word) = self.memory.word(at, &place) else {
             self.report_wild(id, at, 8);
             return None;
         };
-        if !self.memory.words[word as usize].spans(device, scope) {
+        if !self.memory.words[word as usize].spans(&place, scope) {
             let message =
-                format!("{} is shared by devices, but not every access is at system scope", self.name(at));
+                format!("{}: not every access has a scope that spans all who access it", self.name(at));
             self.fail(Violation::new("scope", message));
             return None;
         }
@@ -37,7 +37,7 @@ impl Core {
 
     fn touch(&mut self, id: ThreadId, at: Address, bytes: usize, kind: Kind) -> bool {
         let thread = &self.threads[id as usize];
-        match self.memory.touch(at, bytes, By { agent: thread.agent, view: &thread.view }, kind) {
+        match self.memory.touch(at, bytes, By::thread(thread.agent, &thread.view), kind) {
             Ok(Ok(())) => return true,
             Ok(Err(conflict)) => {
                 let what = self.name(at);

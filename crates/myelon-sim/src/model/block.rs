@@ -81,7 +81,7 @@ impl Core {
             return self.fail(Violation::new("memory", message));
         }
         let cells = &mut block.cells[offset / GRANULE..(offset + bytes).div_ceil(GRANULE)];
-        if let Err(conflict) = touch(cells, By { agent: thread.agent, view: &thread.view }, kind) {
+        if let Err(conflict) = touch(cells, By::thread(thread.agent, &thread.view), kind) {
             self.report_race(id, conflict, kind, format!("byte {offset} of the block's memory"));
         }
     }

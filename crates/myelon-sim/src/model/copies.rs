@@ -2,7 +2,8 @@
 //!
 //! A copy reads its source and writes its destination as two agents of its own. Waiting for the reads of a
 //! group (`.read`) orders only the reads before the waiter; waiting for the group orders both. So a source
-//! that is written too early, and a destination that is read or announced too early, are races.
+//! that is written too early, and a destination that is read or announced too early, are races. Copies of one
+//! thread are not ordered among themselves: what one of them wrote, the next finds only behind a wait.
 
 use std::collections::VecDeque;
 
@@ -55,14 +56,12 @@ impl Core {
     pub(super) fn copy(&mut self, id: ThreadId, kind: CopyKind, to: Address, from: Address, bytes: usize) {
         let &mut Copies { reader, writer, clock, .. } = self.copies_of(id);
         let thread = &self.threads[id as usize];
-        let mut view = match kind {
-            CopyKind::Thread => thread.view.clone(),
-            CopyKind::Bulk => (*thread.proxy).clone(),
+        let view = match kind {
+            CopyKind::Thread => &thread.view,
+            CopyKind::Bulk => &*thread.proxy,
         };
-        view.raise_clock(reader, clock);
-        view.raise_clock(writer, clock);
         for (agent, at, kind) in [(reader, from, Kind::Read), (writer, to, Kind::Write)] {
-            match self.memory.touch(at, bytes, By { agent, view: &view }, kind) {
+            match self.memory.touch(at, bytes, By { agent, clock, view }, kind) {
                 Ok(Ok(())) => {}
                 Ok(Err(conflict)) => {
                     let what = self.name(at);
@@ -112,6 +111,8 @@ impl Core {
     pub(super) fn proxy_fence(&mut self, id: ThreadId) {
         let thread = &mut self.threads[id as usize];
         thread.proxy = std::rc::Rc::new(thread.view.clone());
+        // What the thread writes from here on is not behind this fence.
+        self.advance(id);
     }
 
     /// Finishes the oldest group.
@@ -122,7 +123,12 @@ impl Core {
         for Copy { from, to, bytes, read } in group.copies {
             let bytes =
                 read.unwrap_or_else(|| self.memory.peek(from, bytes).map(<[u8]>::to_vec).unwrap_or_default());
-            let _ = self.memory.write(to, &bytes, |_, _| {});
+            let mut changed = Vec::new();
+            let _ = self.memory.write(to, &bytes, |word, number| changed.push((word, number)));
+            for (word, number) in changed {
+                self.threads[id as usize].view.raise_seen(word, number);
+                self.stored(word);
+            }
             self.emit(id, Action::Write { at: to, bytes: bytes.len() as u32 });
         }
         let view = &mut self.threads[id as usize].view;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::block::Block;
 use super::copies::Copies;
 use super::event::{Action, Event, ThreadId, Violation};
-use super::memory::{Device, Memory};
+use super::memory::Memory;
 use super::random::Random;
 use super::thread::Thread;
 use super::view::View;
@@ -181,6 +181,7 @@ impl Core {
         let agent = free.unwrap_or_else(|| self.new_agent(id));
         self.agents[agent as usize].1 = id;
         let mut view = parent.map(|parent| self.threads[parent as usize].view.clone()).unwrap_or_default();
+        let proxy = Rc::new(view.clone());
         self.agents[agent as usize].0 += 1;
         view.raise_clock(agent, self.agents[agent as usize].0);
         if let Some(launch) = launch {
@@ -192,7 +193,7 @@ impl Core {
         self.threads.push(ThreadState {
             place,
             agent,
-            proxy: Rc::new(view.clone()),
+            proxy,
             view,
             pending: View::default(),
             released: None,
@@ -443,9 +444,5 @@ impl Core {
                 self.violation.get_or_insert(violation);
             }
         }
-    }
-
-    pub(super) fn device(&self, id: ThreadId) -> Device {
-        self.threads[id as usize].place.device
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 
+use super::Place;
 use super::view::View;
 
 /// An address of simulated memory: a segment and a place in it. Arithmetic stays within the segment.
@@ -91,11 +92,19 @@ pub(super) struct Conflict {
     pub(super) wrote: bool,
 }
 
-/// Who makes an access, and what he knows.
+/// Who makes an access, at which of his steps, and what he knows.
 #[derive(Clone, Copy)]
 pub(super) struct By<'a> {
     pub(super) agent: u32,
+    pub(super) clock: u32,
     pub(super) view: &'a View,
+}
+
+impl<'a> By<'a> {
+    /// A thread, which knows all that it did before.
+    pub(super) fn thread(agent: u32, view: &'a View) -> Self {
+        Self { agent, clock: view.clock(agent), view }
+    }
 }
 
 /// An access as the search for races sees it.
@@ -119,12 +128,8 @@ impl Kind {
 
 /// Notes an access to `cells`, and says with which earlier one it races.
 pub(super) fn touch(cells: &mut [Cell], by: By<'_>, kind: Kind) -> Result<(), Conflict> {
-    let now = Epoch { agent: by.agent, clock: by.view.clock(by.agent), strong: kind.strong() };
-    let races = |before: &Epoch| {
-        before.clock > by.view.clock(before.agent)
-            && !(before.strong && now.strong)
-            && before.agent != by.agent
-    };
+    let now = Epoch { agent: by.agent, clock: by.clock, strong: kind.strong() };
+    let races = |before: &Epoch| before.clock > by.view.clock(before.agent) && !(before.strong && now.strong);
     for cell in cells {
         if races(&cell.write) {
             return Err(Conflict { agent: cell.write.agent, wrote: true });
@@ -158,8 +163,10 @@ pub(super) struct Word {
     pub(super) first: u32,
     /// Threads that wait for another value.
     pub(super) waiters: Vec<u32>,
-    device: Device,
-    shared: bool,
+    /// Who accessed it first: on which device, in which block.
+    home: (Device, Option<u32>),
+    /// The narrowest scope that spans all who have accessed it, and the narrowest that an access had.
+    needed: Scope,
     narrowest: Scope,
 }
 
@@ -181,10 +188,16 @@ impl Word {
     }
 
     /// Whether every access so far has a scope that spans all who access the word.
-    pub(super) fn spans(&mut self, device: Device, scope: Scope) -> bool {
-        self.shared |= device != self.device;
+    pub(super) fn spans(&mut self, place: &Place, scope: Scope) -> bool {
+        let (device, block) = self.home;
+        let needed = match () {
+            () if place.device != device => Scope::System,
+            () if place.block != block => Scope::Gpu,
+            () => Scope::Block,
+        };
+        self.needed = self.needed.max(needed);
         self.narrowest = self.narrowest.min(scope);
-        !self.shared || self.narrowest == Scope::System
+        self.narrowest >= self.needed
     }
 }
 
@@ -269,7 +282,7 @@ impl Memory {
     }
 
     /// The number of the word at an address; a word begins with the value that its bytes have.
-    pub(super) fn word(&mut self, at: Address, device: Device) -> Result<u32, Wild> {
+    pub(super) fn word(&mut self, at: Address, place: &Place) -> Result<u32, Wild> {
         let next = self.words.len() as u32;
         let segment = self.segment(at, 8)?;
         if !at.offset().is_multiple_of(8) {
@@ -284,8 +297,8 @@ impl Memory {
                 stores: VecDeque::from([Store { value, released: None }]),
                 first: 0,
                 waiters: Vec::new(),
-                device,
-                shared: false,
+                home: (place.device, place.block),
+                needed: Scope::Block,
                 narrowest: Scope::System,
             });
             return Ok(next);

@@ -229,6 +229,8 @@ impl Thread {
                     core.start(place, Some(self.id), Some(launch), body.clone());
                 }
             }
+            // What this thread does from here on, the launch does not know.
+            core.advance(self.id);
             Launch(launch)
         })
     }
