@@ -102,6 +102,11 @@ impl Map {
         self.capacity
     }
 
+    /// Every ring.
+    pub fn rings(&self) -> impl Iterator<Item = RingName> + use<> {
+        rings(self.ranks, self.lanes)
+    }
+
     /// How many numbers there are.
     pub fn numbers(&self) -> usize {
         2 * self.lanes * self.ranks * self.ranks

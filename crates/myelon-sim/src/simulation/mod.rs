@@ -30,6 +30,7 @@ mod map;
 mod mutants;
 mod reference;
 mod run;
+mod slots;
 pub mod strategies;
 mod trace;
 mod verdict;
@@ -40,11 +41,12 @@ pub use map::{Map, RingName, Spot};
 pub use mutants::Mutant;
 pub use reference::integers;
 pub use run::Reference;
+pub use slots::{Held, Slots, Span};
 pub use strategies::Limits;
-pub use trace::{CaseFailure, Slots, Span, Step};
+pub use trace::{CaseFailure, Step};
 
 use crate::launch::Shape;
-use crate::model::Schedule;
+use crate::model::{Ended, Schedule};
 
 /// The rules that a run is held to, by the names that violations carry.
 pub fn checkers() -> Vec<&'static str> {
@@ -198,8 +200,46 @@ impl Simulation {
     ///
     /// Where the case is no case: a shape that no window has, or a call that the window cannot carry.
     pub fn run(&self, seed: u64) -> Result<u64, Box<CaseFailure>> {
+        self.finish(seed, |ended, _| ended.steps())
+    }
+
+    /// Runs the case as [`run`](Self::run) does; the last steps, as many as are kept, and who held which slot
+    /// during them.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_sim::simulation::{Simulation, Span};
+    ///
+    /// let (steps, slots) = Simulation::new(2).sum("u8", 9).trace(10_000).watch(0)?;
+    /// assert!(!steps.is_empty() && slots.spans.iter().any(|held| held.span == Span::Published));
+    /// # Ok::<(), Box<myelon_sim::simulation::CaseFailure>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As `run`, with the same.
+    ///
+    /// # Panics
+    ///
+    /// As `run`.
+    pub fn watch(&self, seed: u64) -> Result<(Vec<Step>, Slots), Box<CaseFailure>> {
+        self.finish(seed, |ended, setting| {
+            let trace = ended.trace();
+            (trace::words(&self.case, &trace, setting), Slots::of(&trace, &setting.map))
+        })
+    }
+
+    fn finish<T>(
+        &self,
+        seed: u64,
+        take: impl FnOnce(&Ended, &run::Setting) -> T,
+    ) -> Result<T, Box<CaseFailure>> {
         let run::Finished { result, setting } =
             run::run(&self.case, seed, self.mutant, self.reference, self.trace);
-        result.map_err(|failure| Box::new(trace::failure(&self.case, self.mutant, seed, failure, &setting)))
+        match result {
+            Ok(ended) => Ok(take(&ended, &setting)),
+            Err(failure) => Err(Box::new(trace::failure(&self.case, self.mutant, seed, failure, &setting))),
+        }
     }
 }

@@ -253,7 +253,7 @@ fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Sett
 
 /// What is left of a run.
 pub(super) struct Finished {
-    pub(super) result: Result<u64, Failure>,
+    pub(super) result: Result<Ended, Failure>,
     pub(super) setting: Setting,
 }
 
@@ -279,7 +279,10 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
         let verdict = verdict::judge(case, &setting, &outcomes, reference)
             .and_then(|()| verdict::at_rest(case, &layout, &setting.windows, &ended));
         let failed = |violation: Violation| Failure { violation, step: ended.steps(), trace: ended.trace() };
-        verdict.map(|()| ended.steps()).map_err(failed)
+        match verdict {
+            Ok(()) => Ok(ended),
+            Err(violation) => Err(failed(violation)),
+        }
     });
     Finished { result, setting }
 }

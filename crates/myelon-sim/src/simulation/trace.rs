@@ -1,13 +1,14 @@
-//! A failure as a person reads it: the last steps in words, and who held which slot when.
+//! A failure as a person reads it: the last steps in words.
 
 use std::fmt;
 
 use myelon_ring::words::Role;
 
 use super::case::Case;
-use super::map::{Map, RingName, Spot};
+use super::map::Spot;
 use super::mutants::Mutant;
 use super::run::Setting;
+use super::slots::Slots;
 use crate::model::{Action, Event, Failure, Place, Violation};
 use crate::port::GAVE_UP;
 
@@ -58,94 +59,6 @@ impl fmt::Display for Step {
     }
 }
 
-/// What a slot went through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// The producer writes it.
-    Written,
-    /// It is published, and nobody has read it yet.
-    Published,
-    /// The consumer reads it, or has read it and keeps its credit.
-    Read,
-}
-
-/// Who held which slot when: `(ring, slot, what, first step, last step)`; a slot that is not in here was free.
-#[derive(Clone, Debug, Default)]
-pub struct Slots {
-    /// In the order in which they began.
-    pub spans: Vec<(RingName, u8, Span, u64, u64)>,
-}
-
-impl Slots {
-    fn of(events: &[(Event, Place)], map: &Map) -> Self {
-        let mut slots = Self::default();
-        let mut open: Vec<(RingName, u8, Span, u64)> = Vec::new();
-        let mut enter = |slots: &mut Self, ring, slot, span: Option<Span>, step: u64| {
-            let held = open.iter().position(|held| (held.0, held.1) == (ring, slot));
-            if let Some(at) = held {
-                if Some(open[at].2) == span {
-                    return;
-                }
-                let (ring, slot, was, from) = open.swap_remove(at);
-                slots.spans.push((ring, slot, was, from, step));
-            }
-            if let Some(span) = span {
-                open.push((ring, slot, span, step));
-            }
-        };
-        for (event, _) in events {
-            let (at, span) = match event.action {
-                Action::Write { at, .. } => (at, Span::Written),
-                Action::Read { at, .. } => (at, Span::Read),
-                Action::Store { at, .. } => (at, Span::Published),
-                _ => continue,
-            };
-            match (map.spot(at), event.action) {
-                (Some((_, Spot::Slot(ring, slot))), Action::Write { .. } | Action::Read { .. }) => {
-                    enter(&mut slots, ring, slot, Some(span), event.step);
-                }
-                (Some((_, Spot::Sequence(ring, slot))), Action::Store { .. }) => {
-                    enter(&mut slots, ring, slot, Some(Span::Published), event.step);
-                }
-                (Some((_, Spot::Gating(ring))), Action::Store { .. }) => {
-                    // Slots that wait for their credit are free from here on.
-                    for slot in 0..=u8::MAX {
-                        if map.capacity() <= slot.into() {
-                            break;
-                        }
-                        let read = slots.is_read(ring, slot, events, map, event.step);
-                        if read {
-                            enter(&mut slots, ring, slot, None, event.step);
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        let end = events.last().map_or(0, |(event, _)| event.step);
-        slots.spans.extend(open.into_iter().map(|(ring, slot, span, from)| (ring, slot, span, from, end)));
-        slots
-    }
-
-    /// Whether the last thing that happened to a slot before `step` was a read.
-    fn is_read(&self, ring: RingName, slot: u8, events: &[(Event, Place)], map: &Map, step: u64) -> bool {
-        let of_slot = |action: Action| match action {
-            Action::Write { at, .. } if map.spot(at).map(|s| s.1) == Some(Spot::Slot(ring, slot)) => {
-                Some(false)
-            }
-            Action::Read { at, .. } if map.spot(at).map(|s| s.1) == Some(Spot::Slot(ring, slot)) => {
-                Some(true)
-            }
-            Action::Store { at, .. } if map.spot(at).map(|s| s.1) == Some(Spot::Sequence(ring, slot)) => {
-                Some(false)
-            }
-            _ => None,
-        };
-        let before = events.iter().rev().filter(|(event, _)| event.step < step);
-        before.filter_map(|(event, _)| of_slot(event.action)).next().unwrap_or(false)
-    }
-}
-
 /// Makes a failure of a world one of a case.
 pub(super) fn failure(
     case: &Case,
@@ -155,10 +68,14 @@ pub(super) fn failure(
     setting: &Setting,
 ) -> CaseFailure {
     let Failure { violation, step, trace } = failure;
-    let names = Names { case, setting };
-    let steps = trace.iter().filter_map(|(event, place)| names.step(event, place)).collect();
-    let slots = Slots::of(&trace, &setting.map);
+    let (steps, slots) = (words(case, &trace, setting), Slots::of(&trace, &setting.map));
     CaseFailure { case: case.clone(), mutant, seed, step, violation, steps, slots }
+}
+
+/// The steps in words; those that say nothing to a person are left out.
+pub(super) fn words(case: &Case, trace: &[(Event, Place)], setting: &Setting) -> Vec<Step> {
+    let names = Names { case, setting };
+    trace.iter().filter_map(|(event, place)| names.step(event, place)).collect()
 }
 
 struct Names<'a> {
