@@ -113,16 +113,9 @@ MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Serv
         if (releases) release_slot(served.edge.ring, sequence);
     };
 
-    // A call behind one that gave up must not write into what that one has left. Where it was a peer that
-    // gave up, this rank has no record yet.
-    bool const clear = ld_relaxed_sys(abort_word(args, args.rank)) == 0 || weakened(Mutant::abort_ignored);
-    if (!clear) give_up_told(args, lane, first);
-    if (!warp_all(clear)) {
-        let_begin(0, false);
-        return false;
-    }
-
-    // The next round may begin before this one is told, where its slots and credit are there already.
+    // Round 0 begins with a wait of every edge, so a call behind one that gave up, here or at a peer, begins
+    // nothing: it must not write into what that one has left. The next round may begin before this one is told,
+    // where its slots and credit are there already.
     bool begun = false;
     for (u64 round = 0; round < rounds; ++round) {
         if (!begun) {

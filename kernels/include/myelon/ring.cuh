@@ -60,8 +60,12 @@ MYELON_DEVICE u64 look_at(Awaited const& awaited) {
 MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience) {
     Waited result = {FaultCode::none, awaited.needed, 0, 0};
     u64 const start = clock_ns();
-    for (u32 polls = 1; !reached(result.seen = ld_relaxed_sys(awaited.word), awaited.needed); ++polls) {
-        if (polls % polls_a_look == 0) {
+    // Both loads are under way before either is looked at. Where somebody gave up before, even a word that has
+    // come is of no use.
+    bool const over = ld_relaxed_sys(patience.abort) != 0 && !weakened(Mutant::abort_ignored);
+    result.seen = ld_relaxed_sys(awaited.word);
+    for (u32 polls = 1; over || !reached(result.seen, awaited.needed); ++polls) {
+        if (over || polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
             bool const told_by_host = ld_relaxed_sys(patience.host_abort) != 0 && !weakened(Mutant::abort_unseen);
             bool const told = ld_relaxed_sys(patience.abort) != 0 || told_by_host;
@@ -71,6 +75,7 @@ MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& 
             if (result.code != FaultCode::none) return result;
         }
         pause();
+        result.seen = ld_relaxed_sys(awaited.word);
     }
     // The polls are relaxed, so that they leave the first-level cache alone; this load acquires.
     result.seen = look_at(awaited);

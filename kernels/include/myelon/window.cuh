@@ -84,13 +84,6 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
     tell_all();
 }
 
-// The same for a call that was told to stop before it began: it waited for nobody.
-MYELON_DEVICE void give_up_told(AllReduceArgs const& args, u32 lane, u64 sequence) {
-    Waited const told = {FaultCode::aborted, sequence, sequence, 0};
-    note_gave_up(lane, sequence);
-    give_up(args, WaitingFor::scatter_slot, args.rank, lane, told, 0);
-}
-
 // One edge of a role in a lane: what this thread waits for, round by round.
 struct Edge {
     RingConfig ring;
