@@ -40,8 +40,8 @@ impl Core {
         match self.memory.touch(at, bytes, By::thread(thread.agent, &thread.view), kind) {
             Ok(Ok(())) => return true,
             Ok(Err(conflict)) => {
-                let what = self.name(at);
-                self.report_race(id, conflict, kind, what);
+                let (agent, what) = (thread.agent, self.name(at));
+                self.report_race(agent, conflict, kind, what);
             }
             Err(_) => self.report_wild(id, at, bytes),
         }
@@ -168,15 +168,18 @@ impl Core {
         self.fail(Violation::new("memory", message));
     }
 
-    pub(super) fn report_race(&mut self, id: ThreadId, other: Conflict, kind: Kind, what: String) {
-        let (_, before) = self.agents[other.agent as usize];
-        let of_copy = self.threads[before as usize].agent != other.agent;
+    /// The agent as a person names it.
+    fn whose(&self, agent: u32) -> String {
+        let thread = &self.threads[self.agents[agent as usize].1 as usize];
+        format!("{}{}", if thread.agent == agent { "" } else { "a copy of " }, thread.place)
+    }
+
+    pub(super) fn report_race(&mut self, agent: u32, other: Conflict, kind: Kind, what: String) {
+        let before = self.whose(other.agent);
         let message = format!(
-            "{} {} {what}, which {}{} has {}; nothing orders the two",
-            self.threads[id as usize].place,
+            "{} {} {what}, which {before} has {}; nothing orders the two",
+            self.whose(agent),
             if matches!(kind, Kind::Write | Kind::StrongWrite) { "writes" } else { "reads" },
-            if of_copy { "a copy of " } else { "" },
-            self.threads[before as usize].place,
             if other.wrote { "written" } else { "read" },
         );
         self.fail(Violation::new("race", message));

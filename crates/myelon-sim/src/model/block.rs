@@ -82,7 +82,7 @@ impl Core {
         }
         let cells = &mut block.cells[offset / GRANULE..(offset + bytes).div_ceil(GRANULE)];
         if let Err(conflict) = touch(cells, By::thread(thread.agent, &thread.view), kind) {
-            self.report_race(id, conflict, kind, format!("byte {offset} of the block's memory"));
+            self.report_race(thread.agent, conflict, kind, format!("byte {offset} of the block's memory"));
         }
     }
 

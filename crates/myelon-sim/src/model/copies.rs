@@ -65,7 +65,7 @@ impl Core {
                 Ok(Ok(())) => {}
                 Ok(Err(conflict)) => {
                     let what = self.name(at);
-                    return self.report_race(id, conflict, kind, what);
+                    return self.report_race(agent, conflict, kind, what);
                 }
                 Err(_) => return self.report_wild(id, at, bytes),
             }

@@ -80,7 +80,8 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.block {
             Some(_) => write!(f, "rank {} block {} thread {}", self.party, self.block_index, self.thread),
-            None => write!(f, "host {}", self.party),
+            None if self.device == Device::Host => write!(f, "host {}", self.party),
+            None => write!(f, "rank {}", self.party),
         }
     }
 }
