@@ -11,6 +11,7 @@
 
 pub mod credit;
 mod ffi;
+pub mod heritage;
 mod launch;
 pub mod model;
 mod port;
