@@ -23,20 +23,21 @@ namespace myelon {
     X(compare_unsigned, "ring/compare.unsigned", "sequences are compared as numbers, not across the wrap")      \
     X(compare_beyond, "ring/compare.beyond", "a word beyond what can have been written passes")                 \
     X(cursor_restart, "ring/cursor.restart", "every call begins at the sequences of the call before")           \
+    X(writer_shared, "ring/writer.shared", "the rings of two peers share gating words")                         \
     X(trailer_ignored, "ring/trailer.ignored", "nobody looks which call a slot belongs to")                     \
     X(giveup_told, "ring/giveup.told", "a round whose wait gave up is begun and told all the same")             \
-    X(block_ready, "block/ready", "movers begin a round without waiting for it")                                \
-    X(block_moved, "block/moved", "the signal warp hands out a third turn before the first is over")            \
-    X(block_turns, "block/turns", "both turns lie in the same place")                                           \
-    X(block_vote, "block/vote", "a thread of the signal warp lets a round begin that only it finds ready")      \
+    X(block_ready, "block/ready.skipped", "movers begin a round without waiting for it")                                \
+    X(block_moved, "block/moved.skipped", "the signal warp hands out a third turn before the first is over")            \
+    X(block_turns, "block/turns.one", "both turns lie in the same place")                                           \
+    X(block_vote, "block/vote.alone", "a thread of the signal warp lets a round begin that only it finds ready")      \
     X(record_fence, "fault/record.fence", "the record's code is stored without the fence behind its fields")    \
     X(record_twice, "fault/record.twice", "whoever gives up writes the record, also the second")                \
     X(record_code_first, "fault/record.code-first", "the record's code is stored before its fields")            \
     X(abort_first, "fault/abort.first", "peers are told to stop before the record is written")                  \
     X(abort_ignored, "fault/abort.ignored", "a call behind one that gave up begins all the same")               \
-    X(patience_same, "fault/patience", "waits for others' waits are no more patient than waits for a rank")    \
+    X(patience_same, "fault/patience.same", "waits for others' waits are no more patient than waits for a rank")    \
     X(abort_unseen, "fault/abort.unseen", "waits do not look whether the host wants an end")                    \
-    X(deadline_none, "fault/deadline", "waits have no deadline")
+    X(deadline_none, "fault/deadline.none", "waits have no deadline")
 
 enum class Mutant : unsigned int {
     none,

@@ -38,7 +38,8 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
     ring.capacity = static_cast<i32>(args.capacity);
     ring.slot_bytes = static_cast<i32>(args.slot_bytes);
     ring.sequence = args.window[destination] + args.sequence_offset + inbound * sequence_bytes;
-    ring.gating = args.window[source] + args.gating_offset + outbound * line_bytes;
+    u64 const gating = weakened(Mutant::writer_shared) ? inbound : outbound;
+    ring.gating = args.window[source] + args.gating_offset + gating * line_bytes;
     ring.data = args.window[destination] + args.data_offset + inbound * args.capacity * args.slot_bytes;
     return ring;
 }
