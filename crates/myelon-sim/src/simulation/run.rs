@@ -48,7 +48,7 @@ pub(super) struct Setting {
     pub(super) buffers: Vec<Vec<Buffers>>,
     faults: Vec<Address>,
     host_aborts: Vec<Address>,
-    windows: Vec<Address>,
+    pub(super) windows: Vec<Address>,
 }
 
 impl Setting {

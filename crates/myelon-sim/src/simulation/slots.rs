@@ -67,23 +67,20 @@ struct Follow<'a> {
 
 impl Follow<'_> {
     fn look(&mut self, event: &Event) {
-        let (at, span) = match event.action {
-            Action::Write { at, .. } => (at, Span::Written),
-            Action::Read { at, .. } => (at, Span::Read),
-            Action::Store { at, .. } => (at, Span::Published),
+        let (at, stored, span) = match event.action {
+            Action::Write { at, .. } => (at, None, Span::Written),
+            Action::Store { at, value } => (at, Some(value), Span::Written),
+            Action::Read { at, .. } | Action::Load { at, .. } => (at, None, Span::Read),
             _ => return,
         };
-        match (self.map.spot(at), event.action) {
-            (Some((_, Spot::Slot(ring, slot))), Action::Write { .. } | Action::Read { .. }) => {
-                self.enter(ring, slot, Some(span), event.step);
-            }
-            (Some((_, Spot::Sequence(ring, slot))), Action::Store { value, .. }) => {
-                self.enter(ring, slot, Some(span), event.step);
+        match (self.map.spot(at), stored) {
+            // A trailer is stored and loaded, and is all that a slot without payload has.
+            (Some((_, Spot::Slot(ring, slot))), _) => self.enter(ring, slot, Some(span), event.step),
+            (Some((_, Spot::Sequence(ring, slot))), Some(value)) => {
+                self.enter(ring, slot, Some(Span::Published), event.step);
                 self.now(ring, slot).sequence = Some(value);
             }
-            (Some((_, Spot::Gating(ring))), Action::Store { value, .. }) => {
-                self.release(ring, value, event.step);
-            }
+            (Some((_, Spot::Gating(ring))), Some(value)) => self.release(ring, value, event.step),
             _ => {}
         }
     }
@@ -102,13 +99,14 @@ impl Follow<'_> {
         self.spans.extend(before.map(|(span, from)| Held { ring, slot, span, from, to: step }));
     }
 
-    /// Slots that were read, of sequences before `gating`, are free; so are those of unknown sequences.
+    /// Slots of sequences before `gating` are free, read or not; so are those that were read of unknown
+    /// sequences. What is being written is of the next lap.
     fn release(&mut self, ring: RingName, gating: u64, step: u64) {
         for slot in 0..self.map.capacity() {
             let slot = slot as u8;
             let Now { span, sequence } = *self.now(ring, slot);
             let is_before = sequence.is_none_or(|sequence| gating.wrapping_sub(sequence) as i64 > 0);
-            if is_before && span.is_some_and(|(span, _)| span == Span::Read) {
+            if is_before && span.is_some_and(|(span, _)| span != Span::Written) {
                 self.enter(ring, slot, None, step);
             }
         }
@@ -224,6 +222,21 @@ mod tests {
             let read: Vec<_> = window.spans().into_iter().filter(|span| span.1 == Span::Read).collect();
             assert_eq!(read, [(even as u8, Span::Read, 3, 5), (odd as u8, Span::Read, 4, 9)]);
         }
+    }
+
+    #[test]
+    fn a_slot_without_payload_has_a_trailer_and_unread_slots_may_be_returned() {
+        let mut window = Window::new();
+        let trailer = window.data.plus(16);
+        window.at(1, Action::Store { at: trailer, value: 7 });
+        window.publish(2, 6);
+        window.at(3, Action::Load { at: trailer, value: 7, stale: false });
+        window.publish(4, 7);
+        window.write(5, 0);
+        window.release(6, 8);
+        let spans = [(0, Span::Written, 1, 2), (0, Span::Published, 2, 3), (0, Span::Read, 3, 5)];
+        let others = [(1, Span::Published, 4, 6), (0, Span::Written, 5, 6)];
+        assert_eq!(window.spans(), [&spans[..], &others].concat());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::map::Spot;
 use super::mutants::Mutant;
 use super::run::Setting;
 use super::slots::Slots;
-use crate::model::{Action, Event, Failure, Place, Violation};
+use crate::model::{Action, Address, Event, Failure, Place, Violation};
 use crate::port::GAVE_UP;
 
 /// A rule that a case broke, and how to see it again: the same case, mutant and seed break it at the same step.
@@ -69,6 +69,8 @@ pub(super) fn failure(
 ) -> CaseFailure {
     let Failure { violation, step, trace } = failure;
     let (steps, slots) = (words(case, &trace, setting), Slots::of(&trace, &setting.map));
+    let message = Names { case, setting }.in_words(&violation.message);
+    let violation = Violation { message, ..violation };
     CaseFailure { case: case.clone(), mutant, seed, step, violation, steps, slots }
 }
 
@@ -87,6 +89,8 @@ impl Names<'_> {
     fn step(&self, event: &Event, place: &Place) -> Option<Step> {
         let what = match event.action {
             Action::Begin | Action::Arrive { .. } | Action::Pass { .. } => return None,
+            // Of a block's threads it says nothing: most have nothing to do.
+            Action::End if place.block.is_some() => return None,
             Action::End => "ends".into(),
             Action::Load { at, value, stale } => {
                 format!(
@@ -115,7 +119,26 @@ impl Names<'_> {
         Some(Step { number: event.step, who: self.who(place), what })
     }
 
-    fn name(&self, at: crate::model::Address) -> String {
+    /// A message in which the model, which knows windows by their bytes, gave addresses: they get their names.
+    fn in_words(&self, message: &str) -> String {
+        let mut parts = message.split("window of rank ");
+        let mut words = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            // `1 + 768, and so on`
+            let split = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            let (rank, rest) = part.split_at(split(part));
+            let rest = rest.strip_prefix(" + ").unwrap_or_default();
+            let (offset, rest) = rest.split_at(split(rest));
+            let window = rank.parse().ok().and_then(|rank: usize| self.setting.windows.get(rank));
+            match (window, offset.parse()) {
+                (Some(window), Ok(offset)) => words += &format!("{}{rest}", self.name(window.plus(offset))),
+                _ => words += &format!("window of rank {part}"),
+            }
+        }
+        words
+    }
+
+    fn name(&self, at: Address) -> String {
         match self.setting.map.spot(at) {
             Some((rank, Spot::Abort)) => format!("the abort word of rank {rank}"),
             Some((rank, Spot::Recorded)) => format!("the recorded word of rank {rank}"),
@@ -125,7 +148,9 @@ impl Names<'_> {
             Some((_, Spot::Gating(ring))) => format!("the gating of the {ring}"),
             Some((_, Spot::Sequence(ring, slot))) => format!("the word of slot {slot} of the {ring}"),
             Some((_, Spot::Slot(ring, slot))) => format!("slot {slot} of the {ring}"),
-            Some((_, Spot::Padding)) => format!("{at:?}"),
+            Some((rank, Spot::Padding)) => {
+                format!("what is no word at {} of the window of rank {rank}", at.offset())
+            }
             None => self.setting.other_name(at),
         }
     }
@@ -149,4 +174,35 @@ impl Names<'_> {
 /// Small numbers as they are, large ones so that the wrap is seen.
 fn number(value: u64) -> String {
     if value > u64::MAX - 1000 { format!("-{}", value.wrapping_neg()) } else { value.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::simulation::{Mutant, Simulation};
+
+    /// The model's own words are `window of rank 1 + 768`.
+    #[test]
+    fn a_race_is_told_by_the_names_of_slots() {
+        let weak = Simulation::new(2).sum("i32", 100).mutant(Mutant::find("ring/publish.fence").unwrap());
+        let failures = (0..50).filter_map(|seed| weak.run(seed).err());
+        let races: Vec<_> = failures.filter(|failure| failure.violation.rule == "race").collect();
+        assert!(!races.is_empty());
+        for race in races {
+            let message = &race.violation.message;
+            assert!(
+                message.contains(" of the scatter ring ") || message.contains(" of the gather ring "),
+                "{message}"
+            );
+            assert!(!message.contains("window of rank"), "{message}");
+        }
+    }
+
+    #[test]
+    fn threads_that_end_in_a_block_are_no_steps_to_show() {
+        let (steps, _) = Simulation::new(2).sum("i32", 4).trace(100_000).watch(0).unwrap();
+        let ended: Vec<&str> =
+            steps.iter().filter(|step| step.what == "ends").map(|step| step.who.as_str()).collect();
+        assert_eq!(ended.len(), 2);
+        assert!(ended.iter().all(|who| who.starts_with("host of rank")), "{ended:?}");
+    }
 }
