@@ -1,4 +1,5 @@
-//! Property: every weakness that the kernels can be given is found, by a seed that finds it again.
+//! Property: every weakness that the kernels or the protocols of myelon_sim::heritage can be given is found, by a
+//! seed that finds it again.
 //!
 //! Catches: an ordering, a credit rule, a comparison or a wait that no checker would miss if it were gone, and
 //! so a checker that has gone blind. Cannot catch: weaknesses that nobody has listed in
@@ -32,7 +33,11 @@ fn every_mutant_is_caught() {
         // The seed alone brings it back, step for step; the smallest case likewise.
         let again = hunt.run(failure.seed).expect_err("the seed fails again");
         assert_eq!((again.step, &again.violation), (failure.step, &failure.violation), "{mutant}");
-        let again = Simulation::of(smallest.case.clone()).mutant(mutant).run(smallest.seed);
+        let again = match smallest.case.clone() {
+            Some(case) => Simulation::of(case).mutant(mutant).run(smallest.seed),
+            None => hunt.run(smallest.seed),
+        };
+        assert_eq!(smallest.case.is_none(), mutant.protocol().is_some(), "{mutant}");
         assert_eq!(again.expect_err("the case fails again").violation, smallest.violation, "{mutant}");
     }
     assert!(survivors.is_empty(), "nobody noticed {survivors:?}");

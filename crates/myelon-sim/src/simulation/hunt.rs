@@ -12,13 +12,15 @@ use super::mutants::Mutant;
 use super::reference::integers;
 use super::run::Reference;
 use super::strategies::{Limits, tree};
-use super::trace::CaseFailure;
+use super::trace::{CaseFailure, failure_of_heritage};
+use crate::heritage;
 
 /// Smaller cases that are tried, and seeds that each is tried with.
 const SMALLER_MAX: usize = 300;
 const SEEDS_OF_SMALLER: u64 = 8;
 
-/// A search: each seed gives a case and a run of it.
+/// A search: each seed gives a case and a run of it. Where the mutant is one of [`heritage`], each seed gives a
+/// run of its protocol instead, and the limits mean nothing.
 #[derive(Clone, Debug)]
 pub struct Hunt {
     /// What cases may be.
@@ -47,7 +49,8 @@ pub struct Searched {
 pub struct Found {
     /// As the seed gave it.
     pub failure: CaseFailure,
-    /// The smallest case that was found to fail too; by which seed, its own failure says.
+    /// The smallest case that was found to fail too; by which seed, its own failure says. Where there are no
+    /// cases, the failure of the fewest steps.
     pub smallest: CaseFailure,
 }
 
@@ -58,7 +61,7 @@ impl Default for Hunt {
 }
 
 impl Hunt {
-    /// The case that a seed gives.
+    /// The case that a seed gives, whatever the mutant.
     pub fn case(&self, seed: u64) -> Case {
         tree(&self.limits, seed).current()
     }
@@ -73,7 +76,15 @@ impl Hunt {
     ///
     /// The rule that it broke.
     pub fn run(&self, seed: u64) -> Result<u64, Box<CaseFailure>> {
-        self.simulation(self.case(seed)).run(seed)
+        match self.mutant.protocol() {
+            Some(protocol) => self.run_heritage(protocol, seed, 0),
+            None => self.simulation(self.case(seed)).run(seed),
+        }
+    }
+
+    fn run_heritage(&self, protocol: &str, seed: u64, trace: usize) -> Result<u64, Box<CaseFailure>> {
+        let (result, names) = heritage::watch(protocol, Some(self.mutant.name()), seed, trace);
+        result.map_err(|failure| Box::new(failure_of_heritage(self.mutant, seed, failure, &names)))
     }
 
     /// Runs every seed in order until one breaks a rule, or until `goes_on`, called after each seed, says no.
@@ -123,9 +134,24 @@ impl Hunt {
             work();
         });
         match lowest.into_inner().expect("nobody panics with it") {
-            Some(failure) => Err(Box::new(self.explain(failure.seed))),
+            Some(failure) => Err(Box::new(match self.mutant.protocol() {
+                Some(protocol) => self.explain_heritage(protocol, failure.seed),
+                None => self.explain(failure.seed),
+            })),
             None => Ok(Searched { seeds: run.into_inner(), steps: steps.into_inner() }),
         }
+    }
+
+    /// Runs a failing seed again with a trace, and looks for seeds that fail in fewer steps.
+    fn explain_heritage(&self, protocol: &str, seed: u64) -> Found {
+        let again = |seed| {
+            let failure = self.run_heritage(protocol, seed, self.trace);
+            *failure.expect_err("the same seed fails again")
+        };
+        let steps = |seed| Some((self.run(seed).err()?.step, seed));
+        let fewest = [seed].into_iter().chain(0..SMALLER_MAX as u64).filter_map(steps).min();
+        let (_, of_seed) = fewest.expect("the seed itself fails");
+        Found { failure: again(seed), smallest: again(of_seed) }
     }
 
     /// Runs a failing seed again with a trace, and looks for smaller cases that fail.

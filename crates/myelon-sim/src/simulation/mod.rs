@@ -164,7 +164,7 @@ impl Simulation {
         self.call(call)
     }
 
-    /// Weakens the protocol.
+    /// Weakens the protocol. A mutant of [`heritage`](crate::heritage) weakens nothing here; [`Hunt`] runs those.
     #[must_use]
     pub fn mutant(mut self, mutant: Mutant) -> Self {
         self.mutant = mutant;

@@ -2,34 +2,49 @@
 
 use std::fmt;
 
-use crate::port;
+use crate::{heritage, port};
 
 /// One weakness, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutant {
-    number: u32,
+    of: Of,
     name: &'static str,
     about: &'static str,
 }
 
+/// What a mutant weakens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Nothing,
+    /// The kernels' text, in which it has this number.
+    Kernels(u32),
+    /// The host's end, which is Rust.
+    Host,
+    /// One of the protocols of [`heritage`].
+    Heritage,
+}
+
 impl Mutant {
     /// The protocol as it is.
-    pub const NONE: Self = Self { number: 0, name: "none", about: "the protocol as it is" };
+    pub const NONE: Self = Self { of: Of::Nothing, name: "none", about: "the protocol as it is" };
 
-    /// The host's end of `fault/record`, which is Rust and not in the kernels' list.
+    /// The host's end of `fault/record`.
     pub(super) const RECORD_ACQUIRE: Self = Self {
-        number: u32::MAX,
+        of: Of::Host,
         name: "fault/record.acquire",
         about: "the host reads the record without acquiring its code",
     };
 
-    /// Every mutant there is: those of `kernels/include/myelon/mutants.cuh`, and the host's.
+    /// Every mutant there is: those of `kernels/include/myelon/mutants.cuh`, the host's, and those of
+    /// [`heritage`].
     pub fn all() -> Vec<Self> {
         let kernels = (1..).map_while(|number| {
             let (name, about) = port::mutant(number)?;
-            Some(Self { number, name, about })
+            Some(Self { of: Of::Kernels(number), name, about })
         });
-        kernels.chain([Self::RECORD_ACQUIRE]).collect()
+        let inherited = heritage::mutants().iter();
+        let inherited = inherited.map(|&(name, about)| Self { of: Of::Heritage, name, about });
+        kernels.chain([Self::RECORD_ACQUIRE]).chain(inherited).collect()
     }
 
     /// The mutant of that name.
@@ -37,7 +52,8 @@ impl Mutant {
         Self::all().into_iter().find(|mutant| mutant.name == name)
     }
 
-    /// `page/what.how`: the page of docs/protocols, the label or invariant, and its weakness.
+    /// `page/what.how`: the page of docs/protocols, the label or invariant, and its weakness. One of
+    /// [`heritage`] is named `protocol/how`.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -47,8 +63,18 @@ impl Mutant {
         self.about
     }
 
+    /// The protocol of [`heritage`] that it weakens, if it is one of those; then it weakens no kernel.
+    pub fn protocol(&self) -> Option<&'static str> {
+        let protocol = || self.name.split('/').next().expect("there is a first part");
+        (self.of == Of::Heritage).then(protocol)
+    }
+
+    /// Its number in the kernels' text, or 0.
     pub(super) fn number(&self) -> u32 {
-        self.number
+        match self.of {
+            Of::Kernels(number) => number,
+            _ => 0,
+        }
     }
 }
 

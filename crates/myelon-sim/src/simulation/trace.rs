@@ -15,8 +15,9 @@ use crate::port::GAVE_UP;
 /// A rule that a case broke, and how to see it again: the same case, mutant and seed break it at the same step.
 #[derive(Clone, Debug)]
 pub struct CaseFailure {
-    /// What was run.
-    pub case: Case,
+    /// What was run; none where it was a protocol of [`heritage`](crate::heritage), whose sizes follow from the
+    /// seed.
+    pub case: Option<Case>,
     /// With which weakness.
     pub mutant: Mutant,
     /// From which seed.
@@ -71,7 +72,43 @@ pub(super) fn failure(
     let (steps, slots) = (words(case, &trace, setting), Slots::of(&trace, &setting.map));
     let message = Names { case, setting }.in_words(&violation.message);
     let violation = Violation { message, ..violation };
-    CaseFailure { case: case.clone(), mutant, seed, step, violation, steps, slots }
+    CaseFailure { case: Some(case.clone()), mutant, seed, step, violation, steps, slots }
+}
+
+/// Makes a failure of a world one of a protocol of [`heritage`](crate::heritage), whose memory has these names.
+pub(super) fn failure_of_heritage(
+    mutant: Mutant,
+    seed: u64,
+    failure: Failure,
+    names: &[&'static str],
+) -> CaseFailure {
+    let Failure { violation, step, trace } = failure;
+    let name = |at: Address| format!("word {} of {}", at.offset() / 8, names[at.segment()]);
+    let steps = trace.iter().filter_map(|(event, place)| {
+        Some(Step { number: event.step, who: place.to_string(), what: what(event.action, name)? })
+    });
+    let (steps, slots) = (steps.collect(), Slots::default());
+    CaseFailure { case: None, mutant, seed, step, violation, steps, slots }
+}
+
+/// The action in words, unless it says nothing to a person.
+fn what(action: Action, name: impl Fn(Address) -> String) -> Option<String> {
+    Some(match action {
+        Action::Begin | Action::Arrive { .. } | Action::Pass { .. } => return None,
+        Action::End => "ends".into(),
+        Action::Load { at, value, stale } => {
+            format!("sees {} in {}{}", number(value), name(at), if stale { ", an old value" } else { "" })
+        }
+        Action::Store { at, value } => format!("stores {} in {}", number(value), name(at)),
+        Action::Exchange { at, before, value } => {
+            format!("exchanges {} for {} in {}", number(before), number(value), name(at))
+        }
+        Action::Read { at, bytes } => format!("reads {bytes} bytes of {}", name(at)),
+        Action::Write { at, bytes } => format!("writes {bytes} bytes of {}", name(at)),
+        Action::Fence => "fence".into(),
+        Action::Note { what: GAVE_UP.., value } => format!("gives up at {}", number(value)),
+        Action::Note { what, value } => format!("notes {what}: {}", number(value)),
+    })
 }
 
 /// The steps in words; those that say nothing to a person are left out.
@@ -87,34 +124,18 @@ struct Names<'a> {
 
 impl Names<'_> {
     fn step(&self, event: &Event, place: &Place) -> Option<Step> {
+        let spot = |at| self.setting.map.spot(at).map(|(_, spot)| spot);
         let what = match event.action {
-            Action::Begin | Action::Arrive { .. } | Action::Pass { .. } => return None,
-            // Of a block's threads it says nothing: most have nothing to do.
-            Action::End if place.block.is_some() => return None,
-            Action::End => "ends".into(),
-            Action::Load { at, value, stale } => {
-                format!(
-                    "sees {} in {}{}",
-                    number(value),
-                    self.name(at),
-                    if stale { ", an old value" } else { "" }
-                )
-            }
-            Action::Store { at, value } => match self.setting.map.spot(at) {
-                Some((_, Spot::Sequence(ring, _))) => format!("publishes {} in the {ring}", number(value)),
-                Some((_, Spot::Gating(ring))) => {
+            Action::Store { at, value } => match spot(at) {
+                Some(Spot::Sequence(ring, _)) => format!("publishes {} in the {ring}", number(value)),
+                Some(Spot::Gating(ring)) => {
                     format!("returns up to {} of the {ring}", number(value.wrapping_sub(1)))
                 }
-                _ => format!("stores {} in {}", number(value), self.name(at)),
+                _ => what(event.action, |at| self.name(at))?,
             },
-            Action::Exchange { at, before, value } => {
-                format!("exchanges {} for {} in {}", number(before), number(value), self.name(at))
-            }
-            Action::Read { at, bytes } => format!("reads {bytes} bytes of {}", self.name(at)),
-            Action::Write { at, bytes } => format!("writes {bytes} bytes of {}", self.name(at)),
-            Action::Fence => "fence".into(),
-            Action::Note { what: GAVE_UP.., value } => format!("gives up at {}", number(value)),
-            Action::Note { what, value } => format!("notes {what}: {}", number(value)),
+            // Of a block's threads it says nothing: most have nothing to do.
+            Action::End if place.block.is_some() => return None,
+            action => what(action, |at| self.name(at))?,
         };
         Some(Step { number: event.step, who: self.who(place), what })
     }
