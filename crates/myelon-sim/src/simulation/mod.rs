@@ -18,7 +18,8 @@
 //!
 //! let weak = simulation.mutant(Mutant::find("ring/publish.fence").unwrap());
 //! let failure = (0..50).find_map(|seed| weak.run(seed).err()).expect("some seed finds it");
-//! assert_eq!(failure.violation.rule, "race");
+//! // The slot's bytes were read unordered, or its trailer was still that of another call.
+//! assert!(["race", "record"].contains(&failure.violation.rule));
 //! assert_eq!(weak.run(failure.seed).unwrap_err().step, failure.step); // the same again
 //! # Ok::<(), Box<myelon_sim::simulation::CaseFailure>>(())
 //! ```
