@@ -227,7 +227,7 @@ impl Simulation {
     pub fn watch(&self, seed: u64) -> Result<(Vec<Step>, Slots), Box<CaseFailure>> {
         self.finish(seed, |ended, setting| {
             let trace = ended.trace();
-            (trace::words(&self.case, &trace, setting), Slots::of(&trace, &setting.map))
+            (trace::words(&self.case, &trace, setting), Slots::of(&trace, &setting.map, ended.steps()))
         })
     }
 

@@ -25,7 +25,7 @@ pub struct Held {
     pub span: Span,
     /// The step at which it began.
     pub from: u64,
-    /// The step at which something else began, or the last one that is known.
+    /// The step at which something else began, or the last one of the run.
     pub to: u64,
 }
 
@@ -46,14 +46,14 @@ struct Now {
 }
 
 impl Slots {
-    /// Follows every slot through `events`, each of which is looked at once.
-    pub(super) fn of(events: &[(Event, Place)], map: &Map) -> Self {
+    /// Follows every slot through `events`, each of which is looked at once, up to the step `end`.
+    pub(super) fn of(events: &[(Event, Place)], map: &Map, end: u64) -> Self {
         let mut follow =
             Follow { now: vec![Now::default(); map.numbers() * map.capacity()], map, spans: Vec::new() };
         for (event, _) in events {
             follow.look(event);
         }
-        follow.end(events.last().map_or(0, |(event, _)| event.step))
+        follow.end(end)
     }
 }
 
@@ -184,7 +184,8 @@ mod tests {
         }
 
         fn spans(&self) -> Vec<(u8, Span, u64, u64)> {
-            let slots = Slots::of(&self.events, &self.map);
+            let end = self.events.last().map_or(0, |(event, _)| event.step);
+            let slots = Slots::of(&self.events, &self.map, end);
             assert!(slots.spans.iter().all(|held| held.ring == RING));
             slots.spans.iter().map(|held| (held.slot, held.span, held.from, held.to)).collect()
         }

@@ -69,7 +69,7 @@ pub(super) fn failure(
     setting: &Setting,
 ) -> CaseFailure {
     let Failure { violation, step, trace } = failure;
-    let (steps, slots) = (words(case, &trace, setting), Slots::of(&trace, &setting.map));
+    let (steps, slots) = (words(case, &trace, setting), Slots::of(&trace, &setting.map, step));
     let message = Names { case, setting }.in_words(&violation.message);
     let violation = Violation { message, ..violation };
     CaseFailure { case: Some(case.clone()), mutant, seed, step, violation, steps, slots }
