@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
 use myelon_lanes::{Forced, Policy};
 
+use crate::simulate::Simulate;
 use crate::sizes::Step;
 
 /// Collectives for the GPUs of one NVLink node, and for host threads as ranks
@@ -18,13 +19,14 @@ pub struct Cli {
 }
 
 const EXIT_HELP: &str = "\
-Exit code: 0 all is right; 1 wrong elements, or the run failed; 2 bad usage or a bad setting.
+Exit code: 0 all is right; 1 wrong elements, a broken rule, or the run failed; 2 bad usage or a bad setting.
 Set MYELON_LOG=debug (or info, trace, crate=level) to see on stderr what is decided and launched.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     AllReduce(Box<AllReduce>),
     Info(Info),
+    Simulate(Box<Simulate>),
 }
 
 /// Shows devices, links, settings, and what would be used
@@ -261,7 +263,7 @@ const NCCL_TYPES: [(&str, &str); 10] = [
     ("uint64", "u64"),
 ];
 
-fn data_types(text: &str) -> Result<Choice<DataType>, String> {
+pub fn data_types(text: &str) -> Result<Choice<DataType>, String> {
     let text = NCCL_TYPES.iter().find(|(theirs, _)| *theirs == text).map_or(text, |(_, ours)| ours);
     choice(text, &DataType::ALL, |dtype| dtype.name())
 }
@@ -294,7 +296,7 @@ mod tests {
         let line = ["myelon", "all-reduce"].iter().chain(flags);
         Cli::try_parse_from(line).map(|cli| match cli.command {
             Command::AllReduce(args) => *args,
-            Command::Info(_) => unreachable!("the line says all-reduce"),
+            _ => unreachable!("the line says all-reduce"),
         })
     }
 

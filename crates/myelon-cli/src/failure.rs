@@ -28,11 +28,11 @@ impl Failure {
         error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// What to tell the user: what happened, and what to do next where that is known.
-    pub fn message(&self) -> String {
+    /// What to tell the user of `command`: what happened, and what to do next where that is known.
+    pub fn message(&self, command: &str) -> String {
         match self {
             Self::Usage(message) => {
-                format!("{message}\n\ntry 'myelon all-reduce --help'; settings: 'myelon info'")
+                format!("{message}\n\ntry 'myelon {command} --help'; settings: 'myelon info'")
             }
             Self::Run(error) => {
                 let next = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).and_then(next_step);
@@ -108,19 +108,17 @@ mod tests {
 
     #[test]
     fn what_clap_finds_is_usage_with_one_hint() {
-        let message = Failure::from(Cli::try_parse_from(["myelon", "info", "--x"]).unwrap_err()).message();
+        let message =
+            Failure::from(Cli::try_parse_from(["myelon", "info", "--x"]).unwrap_err()).message("simulate");
         assert!(message.starts_with("unexpected argument '--x'"), "{message}");
-        assert!(
-            message.ends_with("\n\ntry 'myelon all-reduce --help'; settings: 'myelon info'"),
-            "{message}"
-        );
+        assert!(message.ends_with("\n\ntry 'myelon simulate --help'; settings: 'myelon info'"), "{message}");
         assert_eq!(message.matches("--help").count(), 1, "{message}");
     }
 
     #[test]
     fn a_missing_driver_says_what_to_do_next_through_any_context() {
         let failure = Failure::from(Err::<(), _>(no_driver()).context("f32 sum").unwrap_err());
-        let message = failure.message();
+        let message = failure.message("all-reduce");
         assert!(message.contains("libcuda.so.1") && message.contains("f32 sum"), "{message}");
         assert!(message.contains("--backend host"), "{message}");
     }

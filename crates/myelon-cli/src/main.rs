@@ -1,4 +1,4 @@
-//! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks.
+//! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, and simulates them.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod measure;
 mod plot;
 mod progress;
 mod record;
+mod simulate;
 mod sizes;
 mod table;
 mod values;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::from(1),
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", failure.message());
+            eprintln!("error: {}", failure.message(command()));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -46,11 +47,20 @@ fn parse() -> Result<Cli, Failure> {
     })
 }
 
+/// The command whose help a hint names.
+fn command() -> &'static str {
+    match std::env::args_os().nth(1) {
+        Some(name) if name == "simulate" => "simulate",
+        _ => "all-reduce",
+    }
+}
+
 /// Runs the command; `true` where nothing was wrong.
 fn run(command: &Command) -> Result<bool, Failure> {
     match command {
         Command::AllReduce(args) => all_reduce::run(args),
         Command::Info(_) => info::run().map(|()| true),
+        Command::Simulate(args) => simulate::run(args),
     }
 }
 

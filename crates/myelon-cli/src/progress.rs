@@ -17,8 +17,17 @@ pub struct Progress {
 impl Progress {
     /// A hidden bar for `steps` steps.
     pub fn new(steps: u64) -> Self {
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg}  {eta} left");
-        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::hidden())
+        Self::with_template(steps, "{wide_bar} {pos}/{len}  {msg}  {eta} left")
+    }
+
+    /// The same for work that says itself how far it is.
+    pub fn of_rate(length: u64) -> Self {
+        Self::with_template(length, "{wide_bar} {msg}  {eta} left")
+    }
+
+    fn with_template(length: u64, template: &str) -> Self {
+        let style = ProgressStyle::with_template(template);
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden())
             .with_style(style.expect("the template is right"));
         Self { bar, start: Instant::now(), shown: false }
     }
@@ -35,6 +44,11 @@ impl Progress {
     /// One step is done.
     pub fn step(&self) {
         self.bar.inc(1);
+    }
+
+    /// So much of the length is done.
+    pub fn at(&self, position: u64) {
+        self.bar.set_position(position);
     }
 
     /// Writes something else while the bar is out of the way.
@@ -60,6 +74,8 @@ mod tests {
         progress.step();
         assert!(!progress.shown);
         assert_eq!(progress.bar.position(), 2);
+        progress.at(3);
+        assert_eq!(progress.bar.position(), 3);
         assert_eq!(progress.aside(|| 7), 7);
         progress.finish();
     }
