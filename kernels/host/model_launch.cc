@@ -6,6 +6,7 @@
 #define MYELON_MODEL
 #define myelon myelon_model
 
+#include "../checks/staged_copy.cu"
 #include "../src/all_reduce_ring.cu"
 
 namespace myelon {
@@ -25,6 +26,7 @@ struct Entry {
 Entry const entries[] = {
     // clang-format off
     MYELON_ENTRIES(f16) MYELON_ENTRIES(bf16) MYELON_ENTRIES(f32) MYELON_ENTRIES(f64) MYELON_ENTRIES(i8)
+    {"staged_copy_check", staged_copy_check},
     MYELON_ENTRIES(u8) MYELON_ENTRIES(i32) MYELON_ENTRIES(u32) MYELON_ENTRIES(i64) MYELON_ENTRIES(u64)
     // clang-format on
 };

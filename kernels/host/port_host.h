@@ -16,7 +16,9 @@
 
 #include <barrier>
 #include <chrono>
+#include <cstring>
 #include <deque>
+#include <vector>
 
 #include "convert_host.h"
 #include "myelon/mutants.cuh"
@@ -39,6 +41,8 @@ constexpr bool is_sanitized = false;
 inline constexpr bool weakened(Mutant) { return false; }
 #endif
 
+constexpr u32 stage_bytes_max = 16384;
+
 // What the threads of one block share.
 struct HostBlock {
     using Barrier = std::barrier<>;
@@ -54,6 +58,7 @@ struct HostBlock {
     u64 words[block_words_max] = {};
     Barrier barriers[barriers_max];
     std::deque<Warp> warps;  // a barrier cannot move
+    std::vector<vec16> stage = std::vector<vec16>(stage_bytes_max / sizeof(vec16));
 };
 
 struct HostThread {
@@ -102,6 +107,20 @@ inline bool warp_all(bool mine) {
 }
 
 inline u64* block_words() { return host_thread.block->words; }
+
+// Copies are done when they are issued, which is as early as they may be; the simulator does them as late.
+inline vec16* stage_memory() { return host_thread.block->stage.data(); }
+inline void copy_async(vec16* to, vec16 const* from) { *to = *from; }
+inline void copy_async_commit() {}
+template <u32 pending>
+inline void copy_async_wait() {}
+inline void bulk_store(void* to, void const* from, u32 bytes) { std::memcpy(to, from, bytes); }
+inline void bulk_commit() {}
+template <u32 pending>
+inline void bulk_wait() {}
+template <u32 pending>
+inline void bulk_wait_read() {}
+inline void fence_proxy_async() {}
 
 inline u64 ld_relaxed_sys(u64 const* word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 inline u64 ld_acquire_sys(u64 const* word) {

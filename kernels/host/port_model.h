@@ -26,6 +26,12 @@ void myelon_model_fence();
 void myelon_model_read(void const* from, void* to, unsigned long long bytes);
 void myelon_model_write(void* to, void const* from, unsigned long long bytes);
 void myelon_model_shared(void const* at, unsigned long long bytes, int writes);
+void* myelon_model_stage(unsigned long long bytes);
+void myelon_model_copy(int bulk, void* to, void const* from, unsigned long long bytes);
+void myelon_model_copy_commit(int bulk);
+void myelon_model_copy_wait(int bulk, unsigned int pending);
+void myelon_model_copy_wait_read(unsigned int pending);
+void myelon_model_proxy_fence();
 void myelon_model_pause();
 unsigned long long myelon_model_clock_ns();
 void myelon_model_gave_up(unsigned int lane, unsigned long long sequence);
@@ -81,6 +87,26 @@ inline void write_shared(T* to, T const& value) {
     myelon_model_shared(to, sizeof value, 1);
     *to = value;
 }
+
+constexpr u32 stage_bytes_max = 16384;
+inline vec16* stage_memory() { return static_cast<vec16*>(myelon_model_stage(stage_bytes_max)); }
+inline void copy_async(vec16* to, vec16 const* from) { myelon_model_copy(0, to, from, sizeof *to); }
+inline void copy_async_commit() { myelon_model_copy_commit(0); }
+template <u32 pending>
+inline void copy_async_wait() {
+    myelon_model_copy_wait(0, pending);
+}
+inline void bulk_store(void* to, void const* from, u32 bytes) { myelon_model_copy(1, to, from, bytes); }
+inline void bulk_commit() { myelon_model_copy_commit(1); }
+template <u32 pending>
+inline void bulk_wait() {
+    myelon_model_copy_wait(1, pending);
+}
+template <u32 pending>
+inline void bulk_wait_read() {
+    myelon_model_copy_wait_read(pending);
+}
+inline void fence_proxy_async() { myelon_model_proxy_fence(); }
 
 inline void pause() { myelon_model_pause(); }
 inline u64 clock_ns() { return myelon_model_clock_ns(); }

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use myelon_ring::words::AllReduceArgs;
 
-use crate::model::{Address, Order, Scope, Thread, with_current};
+use crate::model::{Address, CopyKind, Order, Scope, Thread, with_current};
 
 /// A kernel's wait notes this, plus its lane, when it gives up; the value is the round's sequence.
 pub(crate) const GAVE_UP: u32 = 1 << 16;
@@ -97,6 +97,42 @@ unsafe extern "C-unwind" fn myelon_model_write(to: *const c_void, from: *const u
 #[unsafe(no_mangle)]
 extern "C-unwind" fn myelon_model_shared(at: *const c_void, bytes: u64, writes: c_int) {
     with_current(|thread| thread.touch_shared(at as u64, bytes as usize, writes != 0));
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_stage(bytes: u64) -> u64 {
+    with_current(|thread| thread.stage(bytes as usize).0)
+}
+
+fn copy_kind(bulk: c_int) -> CopyKind {
+    if bulk != 0 { CopyKind::Bulk } else { CopyKind::Thread }
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_copy(bulk: c_int, to: *const c_void, from: *const c_void, bytes: u64) {
+    with_current(|thread| {
+        thread.copy(copy_kind(bulk), address(thread, to), address(thread, from), bytes as usize);
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_copy_commit(bulk: c_int) {
+    with_current(|thread| thread.copy_commit(copy_kind(bulk)));
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_copy_wait(bulk: c_int, pending: u32) {
+    with_current(|thread| thread.copy_wait(copy_kind(bulk), pending as usize));
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_copy_wait_read(pending: u32) {
+    with_current(|thread| thread.copy_wait_read(pending as usize));
+}
+
+#[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_proxy_fence() {
+    with_current(Thread::proxy_fence);
 }
 
 #[unsafe(no_mangle)]

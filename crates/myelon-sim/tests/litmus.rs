@@ -65,6 +65,8 @@ enum Op {
 /// A block of a program: its GPU, and what each of its threads does.
 type BlockOf<'a> = (u32, &'a [&'a [Op]]);
 
+const BOTH: [CopyKind; 2] = [CopyKind::Thread, CopyKind::Bulk];
+
 fn act(t: &Thread, memory: Address, op: Op, seen: &mut Vec<u64>) {
     let at = |location: usize| memory.plus(8 * location);
     match op {
@@ -97,8 +99,9 @@ fn act(t: &Thread, memory: Address, op: Op, seen: &mut Vec<u64>) {
         Vote => assert!(t.warp_all(true)),
         Copy { to, from } => t.copy(CopyKind::Thread, at(to), at(from), 8),
         Bulk { to, from } => t.copy(CopyKind::Bulk, at(to), at(from), 8),
-        Commit => t.copy_commit(),
-        Wait(pending) => t.copy_wait(pending),
+        // A program here has copies of one kind, so both may be meant.
+        Commit => BOTH.into_iter().for_each(|kind| t.copy_commit(kind)),
+        Wait(pending) => BOTH.into_iter().for_each(|kind| t.copy_wait(kind, pending)),
         WaitRead(pending) => t.copy_wait_read(pending),
         Proxy => t.proxy_fence(),
     }
@@ -426,6 +429,13 @@ fn bulk_copies() {
     let bulk = Bulk { to: Y, from: X };
     assert_eq!(alone(&[Write(X, 1), Proxy, bulk, Commit, Wait(0), Read(Y)]), set(&["1"]));
     assert_eq!(alone(&[Write(X, 1), bulk, Commit, Wait(0), Read(Y)]), set(&["race"]));
+    // The fence may stand with the writer, before the barrier, or with the one who issues the copy, behind it.
+    let issue = |before: &[Op]| [before, &[bulk, Commit, Wait(0), Read(Y)]].concat();
+    let pair = |writer: &[Op], issuer: &[Op]| outcomes(&[(0, &[writer, issuer])]);
+    assert_eq!(pair(&[Write(X, 1), Proxy, Bar], &issue(&[Bar])), set(&["1"]));
+    assert_eq!(pair(&[Write(X, 1), Bar], &issue(&[Bar, Proxy])), set(&["1"]));
+    assert_eq!(pair(&[Write(X, 1), Bar], &issue(&[Proxy, Bar])), set(&["race"]));
+    assert_eq!(pair(&[Proxy, Write(X, 1), Bar], &issue(&[Bar])), set(&["race"]));
     assert_eq!(
         alone(&[Proxy, Write(X, 1), bulk, Commit, Wait(0), Read(Y)]),
         set(&["race"]),

@@ -37,7 +37,12 @@ namespace myelon {
     X(abort_ignored, "fault/abort.ignored", "a call behind one that gave up begins all the same")               \
     X(patience_same, "fault/patience.same", "waits for others' waits are no more patient than waits for a rank")    \
     X(abort_unseen, "fault/abort.unseen", "waits do not look whether the host wants an end")                    \
-    X(deadline_none, "fault/deadline.none", "waits have no deadline")
+    X(deadline_none, "fault/deadline.none", "waits have no deadline")                                           \
+    X(stage_unwaited, "copies/stage.unwaited", "nobody waits for the copies into a stage")                      \
+    X(stage_barrier, "copies/stage.barrier", "the sender does not wait for the other threads' copies")          \
+    X(stage_proxy, "copies/stage.proxy", "no proxy fence between copies into a stage and the bulk copy")        \
+    X(stage_refetched, "copies/reuse.early", "a stage is filled again while its bulk copy may still read it")   \
+    X(bulk_read_only, "copies/landed.read", "a chunk is told of when its source was read, not when it landed")
 
 enum class Mutant : unsigned int {
     none,

@@ -25,6 +25,12 @@
 //   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
 //   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here
 //                                          to the thread's next barrier, and one field
+//   stage_memory() stage_bytes_max         memory of the block for asynchronous copies
+//   copy_async(to, from) copy_async_commit() copy_async_wait<n>()   vec16 into stages, in groups: done but for
+//                                          the last n groups, for the thread that waits
+//   bulk_store(to, from, bytes) bulk_commit() bulk_wait<n>() bulk_wait_read<n>()   stages to anywhere, in groups
+//                                          of the thread: landed, or only read. sm_90 and later
+//   fence_proxy_async()                    between plain writes of a stage and the bulk copy that reads it
 //   pause() clock_ns() polls_a_look        inside a wait; polls between two looks at the clock
 //   weakened(mutant) note_gave_up(lane, sequence)   for the simulator: false, and nothing, elsewhere
 //   f32_from_f16 f16_from_f32 bf16_from_f32   conversions of bits, round to nearest even

@@ -119,6 +119,53 @@ MYELON_DEVICE void note_gave_up(u32, u64) {}
 
 constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and the abort words
 
+// SOURCE  PTX ISA: cp.async, cp.async.bulk, "Async proxy". cp.async belongs to the thread's own proxy; bulk
+//         copies to the asynchronous one, which needs the proxy fence to see what threads have written.
+constexpr u32 stage_bytes_max = 16384;
+MYELON_DEVICE vec16* stage_memory() {
+    __shared__ alignas(128) u8 stages[stage_bytes_max];
+    return reinterpret_cast<vec16*>(stages);
+}
+
+MYELON_DEVICE u32 shared_address(void const* at) {
+    u32 address;
+    asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(address) : "l"(at));
+    return address;
+}
+
+MYELON_DEVICE void copy_async(vec16* to, vec16 const* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
+MYELON_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <u32 pending>
+MYELON_DEVICE void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+MYELON_DEVICE void bulk_store(void* to, void const* from, u32 bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
+                 "r"(bytes)
+                 : "memory");
+}
+
+MYELON_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+template <u32 pending>
+MYELON_DEVICE void bulk_wait() {
+    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+template <u32 pending>
+MYELON_DEVICE void bulk_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
+}
+
+MYELON_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#endif
+
 // A flag hop takes about a microsecond, less than the shortest sleep: a wait polls without pause.
 MYELON_DEVICE void pause() {}
 

@@ -44,12 +44,12 @@ pub(super) fn build(scene: &mut Scene) {
             }
             let slot = slots.at((message % capacity) * SLOT_WORDS);
             t.copy(CopyKind::Bulk, slot, staging.at(place), 8 * SLOT_WORDS);
-            t.copy_commit();
+            t.copy_commit(CopyKind::Bulk);
             if message > 0 {
                 if early {
                     t.copy_wait_read(1)
                 } else {
-                    t.copy_wait(1)
+                    t.copy_wait(CopyKind::Bulk, 1)
                 }
                 publish(t, message - 1);
             }
@@ -57,7 +57,7 @@ pub(super) fn build(scene: &mut Scene) {
         if early {
             t.copy_wait_read(0)
         } else {
-            t.copy_wait(0)
+            t.copy_wait(CopyKind::Bulk, 0)
         }
         publish(t, messages - 1);
     });

@@ -1,7 +1,8 @@
 //! Faults that the harness and its kin really had, as small protocols in the [`model`](crate::model).
 //!
 //! Each protocol has a right form, in which no seed finds anything, and the weaknesses that were once in use:
-//! [`mutants`] names them. What Myelon does instead stands in `docs/protocols/heritage.md`.
+//! [`mutants`] names them. What Myelon does instead stands in `docs/protocols/heritage.md`. One protocol more,
+//! `copies`, is a kernel's own text: the asynchronous copies of the port, in the smallest use of them.
 //!
 //! # Example
 //!
@@ -19,18 +20,20 @@ mod equality;
 mod prefetch;
 mod pull;
 mod replay;
+mod staged;
 
 use crate::model::{Address, Failure, Random, Schedule, Thread, World};
 
 /// A protocol's name, and what makes its memory and threads.
 type Protocol = (&'static str, fn(&mut Scene));
 
-const PROTOCOLS: [Protocol; 5] = [
+const PROTOCOLS: [Protocol; 6] = [
     ("prefetch", prefetch::build),
     ("pull", pull::build),
     ("bulk", bulk::build),
     ("replay", replay::build),
     ("equality", equality::build),
+    ("copies", staged::build),
 ];
 
 const NAMES: [&str; PROTOCOLS.len()] = {
@@ -43,7 +46,7 @@ const NAMES: [&str; PROTOCOLS.len()] = {
     names
 };
 
-const MUTANTS: [(&str, &str); 10] = [
+const MUTANTS: [(&str, &str); 16] = [
     ("prefetch/refetch", "a stage is fetched into its buffer before the stage in there was used"),
     ("prefetch/drain", "two groups of copies may be unfinished at the end too"),
     ("prefetch/barrier", "no barrier between a thread's wait for its copies and their use by others"),
@@ -54,6 +57,12 @@ const MUTANTS: [(&str, &str); 10] = [
     ("bulk/credit", "credit goes back before every thread has read the slot"),
     ("replay/host-counter", "the base of the sequences is a launch argument, which a graph replays"),
     ("equality/lap", "a wait ends at the epoch that it needs only, and not at a later one"),
+    ("copies/stage.unwaited", "nobody waits for the copies into a stage"),
+    ("copies/stage.barrier", "the sender does not wait for the other threads' copies"),
+    ("copies/stage.proxy", "no proxy fence between copies into a stage and the bulk copy"),
+    ("copies/reuse.early", "a stage is filled again while its bulk copy may still read it"),
+    ("copies/landed.read", "a chunk is told of when its source was read, not when it landed"),
+    ("copies/landed.acquire", "the output is read without acquiring the flag"),
 ];
 
 /// Every weakness: its name, which begins with its protocol's, and what is weakened.

@@ -45,7 +45,7 @@ pub(super) fn build(scene: &mut Scene) {
                 if stage < stages {
                     let (to, from) = (buffers.at(in_buffer(stage, me)), theirs.at(stage * threads + me));
                     t.copy(CopyKind::Thread, to, from, 8);
-                    t.copy_commit();
+                    t.copy_commit(CopyKind::Thread);
                 }
             };
             for stage in 0..BUFFERS {
@@ -54,7 +54,7 @@ pub(super) fn build(scene: &mut Scene) {
             for stage in 0..stages {
                 // Groups behind this stage's: fewer than two where no more stages follow.
                 let behind = if drain { 2 } else { (stages - 1 - stage).min(BUFFERS - 1) };
-                t.copy_wait(behind);
+                t.copy_wait(CopyKind::Thread, behind);
                 if !no_barrier {
                     t.barrier_sync(1);
                 }

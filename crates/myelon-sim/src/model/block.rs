@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::event::{Action, ThreadId, Violation};
-use super::memory::{By, Cell, Kind, touch};
+use super::memory::{Address, By, Cell, Kind, touch};
 use super::thread::Grid;
 use super::view::View;
 
@@ -33,6 +33,7 @@ pub(super) struct Block {
     threads: u32,
     warp_threads: u32,
     words: Box<[u64]>,
+    stage: Option<Address>,
     cells: Vec<Cell>,
     barriers: Vec<Barrier>,
     votes: Vec<Vote>,
@@ -43,6 +44,7 @@ impl Block {
         Self {
             threads,
             warp_threads,
+            stage: None,
             words: vec![0xdead_beef_dead_beef; words].into(),
             cells: vec![Cell::untouched(); words * 8 / GRANULE],
             barriers: (0..BARRIERS_MAX).map(|_| Barrier::default()).collect(),
@@ -65,6 +67,18 @@ impl Core {
     pub(super) fn new_block(&mut self, grid: Grid) -> u32 {
         self.blocks.push(Block::new(grid.threads, grid.warp_threads, grid.shared_words));
         self.blocks.len() as u32 - 1
+    }
+
+    pub(super) fn stage_of(&mut self, id: ThreadId, bytes: usize) -> Address {
+        let place = self.threads[id as usize].place;
+        let block = place.block.expect("only blocks have stages") as usize;
+        if let Some(stage) = self.blocks[block].stage {
+            return stage;
+        }
+        let name = format!("stages of rank {} block {}", place.party, place.block_index);
+        let stage = self.memory.add(name, bytes, 8);
+        self.blocks[block].stage = Some(stage);
+        stage
     }
 
     /// Notes a plain access to the block's own memory, at an address of the host.

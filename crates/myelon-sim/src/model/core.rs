@@ -34,9 +34,9 @@ pub(super) struct ThreadState {
     pub(super) pending: View,
     /// What the last fence released, for relaxed stores to carry.
     pub(super) released: Option<Rc<View>>,
-    /// What the thread began with: all that copies of the other proxy know before its first proxy fence.
-    pub(super) proxy: Rc<View>,
-    pub(super) copies: Option<Box<Copies>>,
+    /// What the thread began with.
+    pub(super) start: Rc<View>,
+    pub(super) copies: [Option<Box<Copies>>; 2],
     /// Words loaded since the last pause, and which of their stores was read.
     pub(super) polled: Vec<(u32, u32)>,
     /// The last few words that were loaded, and which store: their views are known already.
@@ -181,7 +181,7 @@ impl Core {
         let agent = free.unwrap_or_else(|| self.new_agent(id));
         self.agents[agent as usize].1 = id;
         let mut view = parent.map(|parent| self.threads[parent as usize].view.clone()).unwrap_or_default();
-        let proxy = Rc::new(view.clone());
+        let start = Rc::new(view.clone());
         self.agents[agent as usize].0 += 1;
         view.raise_clock(agent, self.agents[agent as usize].0);
         if let Some(launch) = launch {
@@ -193,11 +193,11 @@ impl Core {
         self.threads.push(ThreadState {
             place,
             agent,
-            proxy,
+            start,
             view,
             pending: View::default(),
             released: None,
-            copies: None,
+            copies: [None, None],
             polled: Vec::new(),
             recent: [(u32::MAX, 0); 4],
             state: State::Blocked("start"),

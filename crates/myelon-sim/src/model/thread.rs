@@ -139,6 +139,11 @@ impl Thread {
         self.core.borrow_mut().blocks[block as usize].words()
     }
 
+    /// Simulated memory of the block, made when it is first asked for: what asynchronous copies go through.
+    pub(crate) fn stage(&self, bytes: usize) -> Address {
+        self.core.borrow_mut().stage_of(self.id, bytes)
+    }
+
     pub(crate) fn threads_of_block(&self) -> u32 {
         let block = self.place.block.expect("only threads of blocks have neighbours");
         self.core.borrow().blocks[block as usize].threads()
@@ -186,19 +191,20 @@ impl Thread {
         self.step(|core| core.copy(self.id, kind, to, from, bytes));
     }
 
-    /// Closes the open group of copies.
-    pub fn copy_commit(&self) {
-        self.step(|core| core.commit(self.id));
+    /// Closes the open group of copies of the kind.
+    pub fn copy_commit(&self, kind: CopyKind) {
+        self.step(|core| core.commit(self.id, kind));
     }
 
-    /// Waits until at most `pending` groups of copies are unfinished.
-    pub fn copy_wait(&self, pending: usize) {
-        self.step(|core| core.wait_copies(self.id, pending));
+    /// Waits until at most `pending` groups of the kind are unfinished.
+    pub fn copy_wait(&self, kind: CopyKind, pending: usize) {
+        self.step(|core| core.wait_copies(self.id, kind, pending));
     }
 
-    /// Waits until the reads of all but `pending` groups are over; their writes may still be under way.
+    /// Waits until the reads of all but `pending` groups of bulk copies are over; their writes may still be
+    /// under way.
     pub fn copy_wait_read(&self, pending: usize) {
-        self.step(|core| core.wait_copy_reads(self.id, pending));
+        self.step(|core| core.wait_copy_reads(self.id, CopyKind::Bulk, pending));
     }
 
     /// Orders what this thread knows before the bulk copies that it issues from now on.

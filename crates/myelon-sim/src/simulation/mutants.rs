@@ -42,6 +42,8 @@ impl Mutant {
             let (name, about) = port::mutant(number)?;
             Some(Self { of: Of::Kernels(number), name, about })
         });
+        // Those of the smallest kernel are run as one of the small protocols.
+        let kernels = kernels.filter(|mutant| !mutant.name.starts_with("copies/"));
         let inherited = heritage::mutants().iter();
         let inherited = inherited.map(|&(name, about)| Self { of: Of::Heritage, name, about });
         kernels.chain([Self::RECORD_ACQUIRE]).chain(inherited).collect()
