@@ -1,13 +1,19 @@
-//! The kernels' own source on the host.
+//! Ring and barrier protocols for GPUs, proved on a laptop: the kernels' own source in a simulated machine.
 //!
-//! `kernels/src` is compiled twice: for GPUs, and here against `kernels/host/port_host.h`, where one OS
-//! thread stands for one GPU thread. So a test on a laptop runs the text that the GPU runs: its geometry,
-//! its ring protocol, its waits and its arithmetic. What it cannot show is ordering, because the CPU below
-//! is stronger than the GPU's memory model.
+//! `kernels/src` is compiled three times: for GPUs; for host threads; and against a port whose every access is
+//! a decision of a seed. A failure is a seed, and the same seed fails again.
 //!
-//! * [`HostRanks`] holds the windows of all ranks in heap memory and launches a kernel on every rank.
-//! * [`layout`] is what the C++ side takes the shared words to be, and [`kernel_piece`], [`kernel_ring`]
-//!   what it takes the geometry to be.
+//! | question | answer |
+//! |---|---|
+//! | does any schedule, any reordering that a GPU may do, or any failing peer break the kernels? | [`simulation`] |
+//! | does it break a protocol of mine? | [`model`], and `tests/own_protocol.rs` as an example |
+//! | which faults did others have, and would we see them? | [`heritage`] |
+//! | are the credit rules right in every interleaving of a small system? | [`credit`] |
+//! | how long will a call take with so many lanes and slots? | [`timing`] |
+//! | what does the text compute, on plain host threads? | [`HostRanks`], [`layout`], [`kernel_piece`], [`kernel_ring`] |
+//!
+//! What the model takes a GPU's memory to be, and what it leaves out, stands in
+//! `docs/protocols/memory-model.md`. Nothing here reads a clock or the system's randomness.
 
 pub mod credit;
 mod ffi;

@@ -19,8 +19,6 @@ pub struct Event {
 /// What a thread did.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
-    /// Began to run.
-    Begin,
     /// Ended.
     End,
     /// A strong load.

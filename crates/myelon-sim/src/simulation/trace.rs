@@ -94,7 +94,7 @@ pub(super) fn failure_of_heritage(
 /// The action in words, unless it says nothing to a person.
 fn what(action: Action, name: impl Fn(Address) -> String) -> Option<String> {
     Some(match action {
-        Action::Begin | Action::Arrive { .. } | Action::Pass { .. } => return None,
+        Action::Arrive { .. } | Action::Pass { .. } => return None,
         Action::End => "ends".into(),
         Action::Load { at, value, stale } => {
             format!("sees {} in {}{}", number(value), name(at), if stale { ", an old value" } else { "" })

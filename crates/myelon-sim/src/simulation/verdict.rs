@@ -61,13 +61,26 @@ pub(super) fn judge(
     Ok(())
 }
 
+/// What a record says, in a word.
+fn name(code: u32) -> &'static str {
+    match code {
+        NONE => "none",
+        STALLED => "stalled",
+        DISAGREEMENT => "disagreement",
+        PROTOCOL => "protocol",
+        ABORTED => "aborted",
+        _ => "unknown",
+    }
+}
+
 fn stops(case: &Case, rank: usize) -> bool {
     matches!(case.mishap, Some(Mishap::Stops { rank: stopped, .. }) if stopped == rank)
 }
 
 fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Violation> {
     let survivors = (0..case.shape.ranks).filter(|&rank| comes(case, rank) && !stops(case, rank));
-    let seen = || format!("{:?}: records {codes:?}", case.mishap);
+    let names: Vec<&str> = codes.iter().map(|&code| name(code)).collect();
+    let seen = || format!("with {:?} the ranks' records are {names:?}", case.mishap);
     let must = |holds: bool, what: &str| match holds {
         true => Ok(()),
         false => Err(Violation::new("record", format!("{what}; {}", seen()))),
