@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, anyhow};
 use myelon_collectives::{Backend, Builder, Communicator, DataType, ReduceOp, Settings};
-use myelon_lanes::{Forced, format_bytes};
+use myelon_lanes::format_bytes;
 use owo_colors::{OwoColorize, Stream};
 
 use crate::args::{AllReduce, Format};
@@ -20,6 +20,11 @@ use crate::table;
 const MAX_BYTES_HOST: u64 = 16 << 20;
 const MAX_BYTES_CUDA: u64 = 256 << 20;
 
+/// The largest size unless the user says one.
+pub fn largest(on_gpus: bool) -> u64 {
+    if on_gpus { MAX_BYTES_CUDA } else { MAX_BYTES_HOST }
+}
+
 /// Runs the command; `true` where nothing was wrong.
 pub fn run(args: &AllReduce) -> Result<bool, Failure> {
     let placements = args.placements();
@@ -27,9 +32,8 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
     check_usage(args, &pairs)?;
 
     let communicators = builder(args, Settings::from_env()?).build()?;
-    let largest = if communicators[0].backend() == Backend::Cuda { MAX_BYTES_CUDA } else { MAX_BYTES_HOST };
-    let (min, max) = args.byte_range(largest);
-    let sizes = sizes(min, max, args.step()).map_err(Failure::Usage)?;
+    let (min, max) = args.sizes.byte_range(largest(communicators[0].backend() == Backend::Cuda));
+    let sizes = sizes(min, max, args.sizes.step()).map_err(Failure::Usage)?;
     let lines: Vec<Line> = pairs
         .iter()
         .flat_map(|&(dtype, op)| {
@@ -90,8 +94,8 @@ fn check_usage(args: &AllReduce, pairs: &[Pair]) -> Result<(), Failure> {
         )));
     }
     // The default of the largest size only widens the range, so one that is bad now stays bad.
-    let (min, max) = args.byte_range(MAX_BYTES_HOST);
-    sizes(min, max, args.step()).map_err(Failure::Usage)?;
+    let (min, max) = args.sizes.byte_range(MAX_BYTES_HOST);
+    sizes(min, max, args.sizes.step()).map_err(Failure::Usage)?;
     match &args.plot {
         Some(path) => plot::try_path(path).map_err(|error| Failure::Usage(format!("--plot {error}"))),
         None => Ok(()),
@@ -109,32 +113,17 @@ fn pairs(dtypes: &[DataType], ops: &[ReduceOp]) -> (Vec<Pair>, Vec<Pair>) {
 
 /// What the flags say, and the environment where they say nothing.
 fn builder(args: &AllReduce, settings: Settings) -> Builder {
-    let forced = forced(args.forced(), settings.forced);
-    let mut builder = Communicator::builder().settings(settings).forced(forced);
+    let mut builder = Communicator::builder().settings(args.plan.over(settings));
     if let Some(backend) = args.backend {
         builder = builder.backend(backend);
     }
     if let Some(ranks) = args.ranks {
         builder = builder.ranks(ranks.into());
     }
-    if let Some(policy) = args.policy {
-        builder = builder.policy(policy);
-    }
     if let Some(deadline) = args.deadline {
         builder = builder.deadline(deadline);
     }
     builder
-}
-
-/// Each number from the flags, else from the environment.
-fn forced(flags: Forced, environment: Forced) -> Forced {
-    Forced {
-        lanes: flags.lanes.or(environment.lanes),
-        piece_bytes: flags.piece_bytes.or(environment.piece_bytes),
-        slots: flags.slots.or(environment.slots),
-        blocks: flags.blocks.or(environment.blocks),
-        threads: environment.threads,
-    }
 }
 
 fn record(bench: &mut Bench, case: Case, effort: Effort) -> anyhow::Result<Record> {
@@ -238,7 +227,8 @@ impl Output<'_> {
     }
 }
 
-fn say(line: &str) -> io::Result<()> {
+/// Writes one line to standard output.
+pub fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
@@ -272,15 +262,5 @@ mod tests {
         let with = |wrong| Record { wrong, ..example(64, false) };
         assert!(all_right(&[with(Some(0)), with(None)]));
         assert!(!all_right(&[with(Some(0)), with(Some(1)), with(None)]));
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_environment_number_by_number() {
-        let flags = Forced { lanes: Some(2), ..Forced::default() };
-        let environment = Forced { lanes: Some(4), slots: Some(8), ..Forced::default() };
-        assert_eq!(
-            forced(flags, environment),
-            Forced { lanes: Some(2), slots: Some(8), ..Forced::default() }
-        );
     }
 }

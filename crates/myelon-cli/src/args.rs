@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
 use myelon_lanes::{Forced, Policy};
 
+use crate::explain::Explain;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
 
@@ -25,6 +26,7 @@ Set MYELON_LOG=debug (or info, trace, crate=level) to see on stderr what is deci
 #[derive(Debug, Subcommand)]
 pub enum Command {
     AllReduce(Box<AllReduce>),
+    Explain(Explain),
     Info(Info),
     Simulate(Box<Simulate>),
 }
@@ -39,26 +41,8 @@ pub struct Info {}
 #[derive(Args, Debug)]
 #[command(after_long_help = all_reduce_help())]
 pub struct AllReduce {
-    /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 8]
-    #[arg(short = 'b', long, alias = "minbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
-    pub min_bytes: Option<u64>,
-    /// Largest size, included where the steps meet it [default: 16M on the host, 256M on GPUs]
-    #[arg(short = 'e', long, alias = "maxbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
-    pub max_bytes: Option<u64>,
-    /// The next size is FACTOR times the last [default: 2]
-    #[arg(short = 'f', long, alias = "stepfactor", value_name = "FACTOR", help_heading = "Sizes")]
-    pub step_factor: Option<u64>,
-    /// The next size is BYTES more than the last
-    #[arg(
-        short = 'i',
-        long,
-        alias = "stepbytes",
-        value_parser = bytes,
-        value_name = "BYTES",
-        conflicts_with = "step_factor",
-        help_heading = "Sizes"
-    )]
-    pub step_bytes: Option<u64>,
+    #[command(flatten)]
+    pub sizes: Sizes,
 
     /// Element type: f16 bf16 f32 f64 i8 u8 i32 u32 i64 u64, or all
     #[arg(short = 'd', long, default_value = "f32", value_parser = data_types, value_name = "TYPE", help_heading = "What")]
@@ -110,6 +94,45 @@ pub struct AllReduce {
     #[arg(long, value_parser = seconds, value_name = "SECONDS", help_heading = "Where")]
     pub deadline: Option<Duration>,
 
+    #[command(flatten)]
+    pub plan: PlanFlags,
+
+    /// A table for people, or lines for programs
+    #[arg(long, value_enum, default_value_t = Format::Table, help_heading = "Output")]
+    pub format: Format,
+    /// Draw bus bandwidth and time over size
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+}
+
+/// Which sizes; of all commands that take a range of them.
+#[derive(Args, Debug)]
+pub struct Sizes {
+    /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 8]
+    #[arg(short = 'b', long, alias = "minbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
+    pub min_bytes: Option<u64>,
+    /// Largest size, included where the steps meet it [default: 16M on the host, 256M on GPUs]
+    #[arg(short = 'e', long, alias = "maxbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
+    pub max_bytes: Option<u64>,
+    /// The next size is FACTOR times the last [default: 2]
+    #[arg(short = 'f', long, alias = "stepfactor", value_name = "FACTOR", help_heading = "Sizes")]
+    pub step_factor: Option<u64>,
+    /// The next size is BYTES more than the last
+    #[arg(
+        short = 'i',
+        long,
+        alias = "stepbytes",
+        value_parser = bytes,
+        value_name = "BYTES",
+        conflicts_with = "step_factor",
+        help_heading = "Sizes"
+    )]
+    pub step_bytes: Option<u64>,
+}
+
+/// How plans are made; of all commands that make any.
+#[derive(Args, Debug)]
+pub struct PlanFlags {
     /// How plans are chosen: auto (what measures best), harness or yali (the heuristics of the ancestors)
     #[arg(long, value_name = "auto|harness|yali", help_heading = "Plan")]
     pub policy: Option<Policy>,
@@ -125,13 +148,6 @@ pub struct AllReduce {
     /// Force the number of blocks of the launch, a multiple of 3
     #[arg(long, value_name = "N", help_heading = "Plan")]
     pub blocks: Option<u32>,
-
-    /// A table for people, or lines for programs
-    #[arg(long, value_enum, default_value_t = Format::Table, help_heading = "Output")]
-    pub format: Format,
-    /// Draw bus bandwidth and time over size
-    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
-    pub plot: Option<PathBuf>,
 }
 
 // Paragraphs are one line, which clap wraps; tables are narrow enough for 80 columns.
@@ -186,6 +202,17 @@ fn all_reduce_help() -> String {
 }
 
 impl AllReduce {
+    /// The placements to run, `true` for in place, in the order of the table.
+    pub fn placements(&self) -> Vec<bool> {
+        match (self.in_place, self.out_of_place) {
+            (true, _) => vec![true],
+            (_, true) => vec![false],
+            _ => vec![false, true],
+        }
+    }
+}
+
+impl Sizes {
     /// The smallest and largest size, where `largest` is the default of the backend in use.
     ///
     /// One that is given moves the other's default, so that `-b 1G` or `-e 4` alone is a range.
@@ -199,20 +226,21 @@ impl AllReduce {
     pub fn step(&self) -> Step {
         self.step_bytes.map_or(Step::Factor(self.step_factor.unwrap_or(2)), Step::Bytes)
     }
+}
 
-    /// The placements to run, `true` for in place, in the order of the table.
-    pub fn placements(&self) -> Vec<bool> {
-        match (self.in_place, self.out_of_place) {
-            (true, _) => vec![true],
-            (_, true) => vec![false],
-            _ => vec![false, true],
-        }
-    }
-
-    /// What the user insists on, or nothing.
-    pub fn forced(&self) -> Forced {
-        let Self { lanes, slot_bytes, slots, blocks, .. } = *self;
-        Forced { lanes, piece_bytes: slot_bytes, slots, blocks, threads: None }
+impl PlanFlags {
+    /// `settings` with what the flags say in place of theirs, number by number.
+    pub fn over(&self, settings: Settings) -> Settings {
+        let Self { policy, lanes, slot_bytes, slots, blocks } = *self;
+        let forced = settings.forced;
+        let forced = Forced {
+            lanes: lanes.or(forced.lanes),
+            piece_bytes: slot_bytes.or(forced.piece_bytes),
+            slots: slots.or(forced.slots),
+            blocks: blocks.or(forced.blocks),
+            threads: forced.threads,
+        };
+        Settings { forced, policy: policy.or(settings.policy), ..settings }
     }
 }
 
@@ -225,9 +253,9 @@ pub struct Choice<T>(pub Vec<T>);
 pub enum Format {
     /// Columns, one line a size
     Table,
-    /// Comma separated, with a header, one line a size and placement
+    /// Comma separated, with a header, one line a result
     Csv,
-    /// One object a line, one line a size and placement
+    /// One object a line, one line a result
     Json,
 }
 
@@ -315,15 +343,15 @@ mod tests {
             "-b", "1", "-e", "1M", "-f", "7", "-d", "all", "-o", "all", "-n", "3", "-w", "0", "-c", "2",
         ]);
         let args = args.unwrap();
-        assert_eq!(args.byte_range(0), (1, 1 << 20));
-        assert_eq!(args.step(), Step::Factor(7));
+        assert_eq!(args.sizes.byte_range(0), (1, 1 << 20));
+        assert_eq!(args.sizes.step(), Step::Factor(7));
         assert_eq!(args.datatype.0, DataType::ALL);
         assert_eq!(args.op.0, ReduceOp::ALL);
         assert_eq!((args.iters, args.warmup_iters, args.check), (3, 0, 2));
         let long = ["--minbytes", "4K", "--maxbytes", "1G", "--stepbytes", "1M", "--warmup_iters", "2"];
         let args = parse(&long).unwrap();
-        assert_eq!(args.byte_range(0), (4 << 10, 1 << 30));
-        assert_eq!(args.step(), Step::Bytes(1 << 20));
+        assert_eq!(args.sizes.byte_range(0), (4 << 10, 1 << 30));
+        assert_eq!(args.sizes.step(), Step::Bytes(1 << 20));
         assert_eq!(args.warmup_iters, 2);
     }
 
@@ -336,19 +364,23 @@ mod tests {
 
     #[test]
     fn what_is_forced_goes_on_as_it_is() {
-        assert!(parse(&[]).unwrap().forced().is_empty());
-        let args = parse(&["--lanes", "8", "--slot-bytes", "16K", "--slots", "4", "--blocks", "24"]).unwrap();
-        assert_eq!(args.forced().to_string(), "lanes=8 slot=16KiB slots=4 blocks=24");
+        let over = |flags: &[&str], settings| parse(flags).unwrap().plan.over(settings);
+        assert_eq!(over(&[], Settings::default()), Settings::default());
+        let flags = ["--lanes", "8", "--slot-bytes", "16K", "--slots", "4", "--blocks", "24"];
+        let forced = over(&flags, Settings::default()).forced;
+        assert_eq!(forced.to_string(), "lanes=8 slot=16KiB slots=4 blocks=24");
+        let environment = Settings::parse([("MYELON_LANES", "4"), ("MYELON_SLOTS", "8")]).unwrap();
+        assert_eq!(over(&["--lanes", "2"], environment).forced.to_string(), "lanes=2 slots=8");
         assert!(refused(&["--slot-bytes", "4G"]).contains("4G"));
         assert!(refused(&["--policy", "fast"]).contains("auto, harness, yali"));
     }
 
     #[test]
     fn one_end_moves_the_default_of_the_other() {
-        assert_eq!(parse(&[]).unwrap().byte_range(1 << 24), (8, 1 << 24));
-        assert_eq!(parse(&["-b", "1G"]).unwrap().byte_range(1 << 24), (1 << 30, 1 << 30));
-        assert_eq!(parse(&["-e", "4"]).unwrap().byte_range(1 << 24), (4, 4));
-        assert_eq!(parse(&["-b", "9", "-e", "4"]).unwrap().byte_range(1 << 24), (9, 4));
+        assert_eq!(parse(&[]).unwrap().sizes.byte_range(1 << 24), (8, 1 << 24));
+        assert_eq!(parse(&["-b", "1G"]).unwrap().sizes.byte_range(1 << 24), (1 << 30, 1 << 30));
+        assert_eq!(parse(&["-e", "4"]).unwrap().sizes.byte_range(1 << 24), (4, 4));
+        assert_eq!(parse(&["-b", "9", "-e", "4"]).unwrap().sizes.byte_range(1 << 24), (9, 4));
     }
 
     #[test]

@@ -35,16 +35,22 @@ impl Failure {
                 format!("{message}\n\ntry 'myelon {command} --help'; settings: 'myelon info'")
             }
             Self::Run(error) => {
-                let next = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).and_then(next_step);
+                let next = error
+                    .chain()
+                    .find_map(|cause| cause.downcast_ref::<Error>())
+                    .and_then(|error| next_step(command, error));
                 next.map_or_else(|| format!("{error:#}"), |next| format!("{error:#}\n\n{next}"))
             }
         }
     }
 }
 
-/// What a user can do about an error.
-fn next_step(error: &Error) -> Option<&'static str> {
+/// What a user of `command` can do about an error.
+fn next_step(command: &str, error: &Error) -> Option<&'static str> {
     match error.first().kind() {
+        ErrorKind::NoDriver | ErrorKind::NoDevice | ErrorKind::NoPeerAccess if command == "explain" => {
+            Some("Use --machine h200 or --machine host, or see 'myelon info' for what was tried.")
+        }
         ErrorKind::NoDriver | ErrorKind::NoDevice | ErrorKind::NoPeerAccess => {
             Some("Use --backend host to run on threads, or see 'myelon info' for what was tried.")
         }

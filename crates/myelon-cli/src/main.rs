@@ -1,10 +1,12 @@
-//! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, and simulates them.
+//! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, explains their plans, and
+//! simulates them.
 
 #![forbid(unsafe_code)]
 
 mod all_reduce;
 mod args;
 mod check;
+mod explain;
 mod failure;
 mod info;
 mod measure;
@@ -51,6 +53,7 @@ fn parse() -> Result<Cli, Failure> {
 fn command() -> &'static str {
     match std::env::args_os().nth(1) {
         Some(name) if name == "simulate" => "simulate",
+        Some(name) if name == "explain" => "explain",
         _ => "all-reduce",
     }
 }
@@ -59,6 +62,7 @@ fn command() -> &'static str {
 fn run(command: &Command) -> Result<bool, Failure> {
     match command {
         Command::AllReduce(args) => all_reduce::run(args),
+        Command::Explain(args) => explain::run(args).map(|()| true),
         Command::Info(_) => info::run().map(|()| true),
         Command::Simulate(args) => simulate::run(args),
     }

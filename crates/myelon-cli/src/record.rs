@@ -51,7 +51,7 @@ pub fn bandwidths(bytes: u64, ranks: usize, time_us: f64) -> (f64, f64) {
 }
 
 /// The record as one line of JSON.
-pub fn json_line(record: &Record) -> String {
+pub fn json_line(record: &impl Serialize) -> String {
     serde_json::to_string(record).expect("a record holds only numbers and text")
 }
 
@@ -83,8 +83,13 @@ pub fn csv_header() -> String {
 
 /// The record as one line of CSV; text with a comma, a quote or a line break is quoted (RFC 4180).
 pub fn csv_line(record: &Record) -> String {
+    csv_cells(&FIELDS, record)
+}
+
+/// The fields that are named, in their order, as one line of CSV.
+pub fn csv_cells(fields: &[&str], record: &impl Serialize) -> String {
     let values = serde_json::to_value(record).expect("a record holds only numbers and text");
-    let cells: Vec<String> = FIELDS.iter().map(|field| csv_cell(&values[field])).collect();
+    let cells: Vec<String> = fields.iter().map(|field| csv_cell(&values[field])).collect();
     cells.join(",")
 }
 

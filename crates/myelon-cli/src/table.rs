@@ -63,7 +63,7 @@ pub fn line(records: &[Record]) -> String {
 }
 
 /// Microseconds to three or four figures, as nccl-tests print them.
-fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     match us {
         10_000.0.. => format!("{us:.0}"),
         100.0.. => format!("{us:.1}"),
@@ -71,7 +71,8 @@ fn time(us: f64) -> String {
     }
 }
 
-fn bandwidth(gbps: f64) -> String {
+/// 1e9 bytes a second to two places, and more where it is next to nothing.
+pub fn bandwidth(gbps: f64) -> String {
     if gbps != 0.0 && gbps < 0.1 { format!("{gbps:.4}") } else { format!("{gbps:.2}") }
 }
 
