@@ -150,7 +150,7 @@ impl Core {
 
     /// Casts a thread's vote in its warp. A vote orders no memory.
     pub(super) fn vote(&mut self, id: ThreadId, yes: bool) -> u64 {
-        self.step += 1;
+        self.count_step(id);
         let (vote, size) = self.vote_of(id);
         vote.cast.push(id);
         vote.all &= yes;

@@ -64,6 +64,8 @@ pub(super) struct LaunchState {
 pub(super) struct Party {
     /// Steps until it stops for ever.
     pub(super) steps_left: Option<u64>,
+    /// If not for ever: for how long, and once it has stopped, until when.
+    pub(super) sleeps_until_ns: Option<u64>,
     /// Runs only when nobody else can.
     pub(super) slow: bool,
 }
@@ -87,11 +89,12 @@ pub(super) struct Core {
     /// How often a load reads an old value, and a thread goes on after a step, of 256.
     pub(super) stale: u32,
     go_on: u32,
-    changes: Vec<u64>,
-    lowest: u64,
+    /// Steps behind which the running thread gets another priority, and which; the next one is the last.
+    changes: Vec<(u64, u64)>,
     /// Ready threads: those of ordinary parties, and those of slow ones.
     ready: [Vec<ThreadId>; 2],
-    someone_woke: bool,
+    /// Whether somebody else may have the highest priority since the last choice.
+    order_changed: bool,
     pub(super) step: u64,
     pub(super) steps_max: u64,
     pub(super) clock_ns: u64,
@@ -108,6 +111,9 @@ pub(super) struct Core {
     pub(super) mutant: u32,
 }
 
+/// What the threads of a party that has stopped wait for.
+const STOPPED: &str = "nothing: its party has stopped";
+
 /// Simulated time that passes when nobody has anything to do; it doubles as long as that lasts.
 const IDLE_NS: u64 = 1 << 10;
 
@@ -116,12 +122,14 @@ impl Core {
         let mut random = Random::new(seed);
         let stale = random.pick(&[0, 32, 128, 224]);
         let go_on = random.pick(&[0, 128, 224, 250]);
-        let changes = match schedule {
+        let mut changes: Vec<(u64, u64)> = match schedule {
             Schedule::Random => Vec::new(),
-            Schedule::Priority { changes, steps } => {
-                (0..changes).map(|_| random.below(steps.max(1) as usize) as u64).collect()
-            }
+            // Each change has its own priority, so that among those who fell back any may be the last.
+            Schedule::Priority { changes, steps } => (0..u64::from(changes))
+                .map(|priority| (1 + random.below(steps.max(1) as usize) as u64, priority))
+                .collect(),
         };
+        changes.sort_unstable_by(|one, other| other.cmp(one));
         Self {
             memory: Memory::default(),
             threads: Vec::new(),
@@ -134,9 +142,8 @@ impl Core {
             stale,
             go_on,
             changes,
-            lowest: u64::MAX / 2,
             ready: [Vec::new(), Vec::new()],
-            someone_woke: false,
+            order_changed: false,
             step: 0,
             steps_max: u64::MAX,
             clock_ns: 1,
@@ -272,7 +279,7 @@ impl Core {
         thread.state = State::Ready;
         (thread.queued_in, thread.queued_at) = (queue, self.ready[queue].len() as u32);
         self.ready[queue].push(id);
-        self.someone_woke = true;
+        self.order_changed = true;
     }
 
     fn leave_ready(&mut self, id: ThreadId) {
@@ -323,12 +330,33 @@ impl Core {
         self.idle += 1;
         let polling = |thread: &ThreadState| thread.state == State::Polling;
         let waiting: Vec<usize> = (0..self.threads.len()).filter(|&id| polling(&self.threads[id])).collect();
-        let mut any = false;
+        let mut any = self.wake_sleepers();
         for id in waiting {
             let stopped = self.parties[self.threads[id].place.party as usize].stopped();
             if !stopped {
                 self.wake(id as ThreadId);
                 any = true;
+            }
+        }
+        any
+    }
+
+    /// Parties that have slept long enough go on. Whether there are any that slept.
+    fn wake_sleepers(&mut self) -> bool {
+        let mut any = false;
+        for number in 0..self.parties.len() {
+            let party = &mut self.parties[number];
+            let (true, Some(until)) = (party.stopped(), party.sleeps_until_ns) else { continue };
+            any = true;
+            if self.clock_ns < until {
+                continue;
+            }
+            party.steps_left = None;
+            for id in 0..self.threads.len() {
+                let thread = &self.threads[id];
+                if thread.place.party as usize == number && thread.state == State::Blocked(STOPPED) {
+                    self.wake(id as ThreadId);
+                }
             }
         }
         any
@@ -356,7 +384,7 @@ impl Core {
             }
             let id = self.choose(queue);
             if self.parties[self.threads[id as usize].place.party as usize].stopped() {
-                self.block_on(id, "nothing: its party has stopped");
+                self.block_on(id, STOPPED);
                 continue;
             }
             return Some(id);
@@ -381,14 +409,7 @@ impl Core {
         }
         match self.schedule {
             Schedule::Random => self.random.chance(self.go_on),
-            Schedule::Priority { .. } => {
-                if self.changes.contains(&self.step) {
-                    self.lowest -= 1;
-                    self.threads[id as usize].priority = self.lowest;
-                    return false;
-                }
-                !std::mem::take(&mut self.someone_woke)
-            }
+            Schedule::Priority { .. } => !std::mem::take(&mut self.order_changed),
         }
     }
 
@@ -420,12 +441,26 @@ impl Core {
         self.violation.get_or_insert(violation);
     }
 
+    /// Counts a step of the thread. A change of priorities that is due falls on this thread, even where the step
+    /// itself lets nobody else run.
+    pub(super) fn count_step(&mut self, id: ThreadId) {
+        self.step += 1;
+        if let Some((_, priority)) = self.changes.pop_if(|change| change.0 <= self.step) {
+            self.threads[id as usize].priority = priority;
+            self.order_changed = true;
+        }
+    }
+
     /// Counts a step of the thread, and tells the checkers.
     pub(super) fn emit(&mut self, id: ThreadId, action: Action) {
-        self.step += 1;
+        self.count_step(id);
         self.clock_ns += 1;
         let place = self.threads[id as usize].place;
-        if let Some(left) = &mut self.parties[place.party as usize].steps_left {
+        let party = &mut self.parties[place.party as usize];
+        if let Some(left) = &mut party.steps_left {
+            if *left == 1 {
+                party.sleeps_until_ns = party.sleeps_until_ns.map(|ns| self.clock_ns + ns);
+            }
             *left = left.saturating_sub(1);
         }
         if self.step > self.steps_max {
@@ -443,6 +478,47 @@ impl Core {
                 let violation = Violation::new(check.name(), message);
                 self.violation.get_or_insert(violation);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Device;
+
+    /// Each change of priorities takes one thread, once: also when it falls on a step behind which nobody is
+    /// asked, and however often somebody is asked behind one step.
+    #[test]
+    fn every_change_demotes_one_thread_once() {
+        const CHANGES: u32 = 5;
+        for seed in 0..200 {
+            let mut core = Core::new(seed, Schedule::Priority { changes: CHANGES, steps: 40 });
+            let threads: Vec<ThreadId> = (0..3)
+                .map(|party| {
+                    let place = Place { device: Device::Host, party, block: None, block_index: 0, thread: 0 };
+                    core.start(place, None, None, Rc::new(|_| {}))
+                })
+                .collect();
+            let mut demotions = 0;
+            // Changes that fall on one step take one step each, hence some steps more than 40.
+            for step in 0..40 + CHANGES {
+                let running = core.next().expect("all are ready");
+                let before: Vec<u64> = core.threads.iter().map(|thread| thread.priority).collect();
+                core.emit(running, Action::Fence);
+                // Most steps are plain accesses, behind which nobody is asked; some are asked for twice.
+                for _ in 0..[0, 0, 2][step as usize % 3] {
+                    core.goes_on(running);
+                }
+                for &id in &threads {
+                    if core.threads[id as usize].priority != before[id as usize] {
+                        demotions += 1;
+                        assert_eq!(id, running);
+                        assert!(core.threads[id as usize].priority < u64::from(CHANGES));
+                    }
+                }
+            }
+            assert_eq!(demotions, CHANGES, "seed {seed}");
         }
     }
 }

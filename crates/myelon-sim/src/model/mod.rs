@@ -91,8 +91,9 @@ impl std::fmt::Display for Place {
 pub enum Schedule {
     /// By lot.
     Random,
-    /// The ready thread of the highest priority; priorities are drawn once, and at `changes` steps among the
-    /// first `steps` the running thread gets the lowest.
+    /// The ready thread of the highest priority; priorities are drawn once, and behind `changes` steps among the
+    /// first `steps` the running thread falls behind all that have not fallen yet. Plain accesses are steps too;
+    /// behind one, the thread makes its next strong step still.
     ///
     /// # Source
     ///

@@ -99,6 +99,14 @@ impl World {
         self.core.borrow_mut().party(party).steps_left = Some(after_steps);
     }
 
+    /// The party stops after so many of its steps, until nobody else has had anything to do for `ns` of
+    /// simulated time.
+    pub fn pause(&mut self, party: u32, after_steps: u64, ns: u64) {
+        let mut core = self.core.borrow_mut();
+        let party = core.party(party);
+        (party.steps_left, party.sleeps_until_ns) = (Some(after_steps), Some(ns));
+    }
+
     /// The party runs only when nobody else can.
     pub fn slow(&mut self, party: u32) {
         self.core.borrow_mut().party(party).slow = true;
