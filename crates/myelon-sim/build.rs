@@ -3,7 +3,7 @@
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let root = std::path::Path::new(&here).join("../../kernels");
-    for tree in ["include/myelon", "src", "host"] {
+    for tree in ["checks", "host", "include/myelon", "src"] {
         println!("cargo::rerun-if-changed={}", root.join(tree).display());
     }
     compile(&root, "host_launch");

@@ -15,8 +15,8 @@ pub(crate) const GAVE_UP: u32 = 1 << 16;
 /// The address that a kernel means. One that is no address of the model is reported and never followed.
 fn address(thread: &Thread, at: *const c_void) -> Address {
     Address::of_kernel(at as u64).unwrap_or_else(|| {
-        thread
-            .fail("memory", format!("{} accessed {at:p}, which is no address of the world", thread.place()));
+        // Without the address: one of the host is another in every process.
+        thread.fail("memory", format!("{} accessed what is no memory of the world", thread.place()));
         unreachable!("a thread that failed does not go on")
     })
 }
@@ -81,9 +81,12 @@ extern "C-unwind" fn myelon_model_fence() {
 
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn myelon_model_read(from: *const c_void, to: *mut u8, bytes: u64) {
-    // SAFETY: `to` is a local of the caller in port_model.h, of `bytes` bytes.
-    let to = unsafe { std::slice::from_raw_parts_mut(to, bytes as usize) };
-    to.fill(0);
+    // SAFETY: `to` is a local of the caller in port_model.h, of `bytes` bytes, which nobody else accesses during
+    // the call. It may be uninitialised, so it is written before it becomes a slice.
+    let to = unsafe {
+        to.write_bytes(0, bytes as usize);
+        std::slice::from_raw_parts_mut(to, bytes as usize)
+    };
     with_current(|thread| thread.read(address(thread, from), to));
 }
 

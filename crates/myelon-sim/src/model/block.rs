@@ -1,5 +1,8 @@
 //! What the threads of one block share: memory, barriers, votes.
 
+use std::cell::UnsafeCell;
+use std::rc::Rc;
+
 use super::core::Core;
 use super::event::{Action, ThreadId, Violation};
 use super::memory::{Address, By, Cell, Kind, touch};
@@ -32,7 +35,8 @@ struct Vote {
 pub(super) struct Block {
     threads: u32,
     warp_threads: u32,
-    words: Box<[u64]>,
+    /// Behind an `Rc`, and only shared, because threads keep addresses of them while the block moves.
+    words: Rc<[UnsafeCell<u64>]>,
     stage: Option<Address>,
     cells: Vec<Cell>,
     barriers: Vec<Barrier>,
@@ -45,7 +49,7 @@ impl Block {
             threads,
             warp_threads,
             stage: None,
-            words: vec![0xdead_beef_dead_beef; words].into(),
+            words: (0..words).map(|_| UnsafeCell::new(0xdead_beef_dead_beef)).collect(),
             cells: vec![Cell::untouched(); words * 8 / GRANULE],
             barriers: (0..BARRIERS_MAX).map(|_| Barrier::default()).collect(),
             votes: (0..threads.div_ceil(warp_threads))
@@ -58,8 +62,8 @@ impl Block {
         self.threads
     }
 
-    pub(super) fn words(&mut self) -> *mut u64 {
-        self.words.as_mut_ptr()
+    pub(super) fn words(&self) -> *mut u64 {
+        UnsafeCell::raw_get(self.words.as_ptr())
     }
 }
 
@@ -85,19 +89,23 @@ impl Core {
     pub(super) fn touch_shared(&mut self, id: ThreadId, address: u64, bytes: usize, kind: Kind) {
         let thread = &self.threads[id as usize];
         let Some(block) = thread.place.block else {
-            return self.fail(Violation::new("memory", format!("{} accessed {address:#x}", thread.place)));
+            return self.report_foreign(id);
         };
         let block = &mut self.blocks[block as usize];
-        let start = block.words.as_ptr() as u64;
-        let offset = address.wrapping_sub(start) as usize;
+        let offset = address.wrapping_sub(block.words() as u64) as usize;
         if offset.saturating_add(bytes) > block.words.len() * 8 {
-            let message = format!("{} accessed {address:#x}, which is no memory of the world", thread.place);
-            return self.fail(Violation::new("memory", message));
+            return self.report_foreign(id);
         }
         let cells = &mut block.cells[offset / GRANULE..(offset + bytes).div_ceil(GRANULE)];
         if let Err(conflict) = touch(cells, By::thread(thread.agent, &thread.view), kind) {
             self.report_race(thread.agent, conflict, kind, format!("byte {offset} of the block's memory"));
         }
+    }
+
+    /// The message has no address: one of the host is another in every process.
+    fn report_foreign(&mut self, id: ThreadId) {
+        let place = self.threads[id as usize].place;
+        self.fail(Violation::new("memory", format!("{place} accessed what is no memory of the world")));
     }
 
     /// Counts a thread at a barrier of its block; says how often the barrier has let threads pass before.

@@ -102,3 +102,5 @@ impl std::fmt::Display for Violation {
         write!(f, "{}: {}", self.rule, self.message)
     }
 }
+
+impl std::error::Error for Violation {}

@@ -7,12 +7,15 @@ use std::rc::Rc;
 use super::Place;
 use super::view::View;
 
-/// An address of simulated memory: a segment and a place in it. Arithmetic stays within the segment.
+/// An address of simulated memory: a segment and a place in it. No segment is larger than 4 GiB, and
+/// [`plus`](Self::plus) leads from none into another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub(crate) u64);
 
 /// Set in every address, so that none is an address of the host: following one faults at once.
 const TAG: u64 = 1 << 62;
+/// What the lower half of an address can tell apart.
+const SEGMENT_BYTES_MAX: usize = 1 << 32;
 
 impl Address {
     pub(super) fn new(segment: usize, offset: usize) -> Self {
@@ -24,8 +27,14 @@ impl Address {
     }
 
     /// The place `bytes` further.
+    ///
+    /// # Panics
+    ///
+    /// 4 GiB from the start of the segment, and beyond.
     #[must_use]
     pub fn plus(self, bytes: usize) -> Self {
+        let inside = self.offset().checked_add(bytes).is_some_and(|offset| offset < SEGMENT_BYTES_MAX);
+        assert!(inside, "{bytes} bytes from {self:?} lies beyond what a segment may have");
         Self(self.0 + bytes as u64)
     }
 
@@ -228,6 +237,8 @@ pub(super) struct Wild;
 impl Memory {
     /// Zeroed memory. Accesses to different granules do not race.
     pub(super) fn add(&mut self, name: String, bytes: usize, granule: usize) -> Address {
+        assert!(bytes <= SEGMENT_BYTES_MAX, "{bytes} bytes are more than the 4 GiB that {name} may have");
+        assert!(granule > 0, "a granule of {name} has at least one byte");
         let cells = vec![Cell::untouched(); bytes.div_ceil(granule)];
         let words = vec![0; bytes.div_ceil(8)];
         self.segments.push(Segment { name, bytes: vec![0; bytes], granule, cells, words });
@@ -304,5 +315,27 @@ impl Memory {
             return Ok(next);
         }
         Ok(*number - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_leads_into_another_segment() {
+        let last = Address::new(3, 16).plus(SEGMENT_BYTES_MAX - 17);
+        assert_eq!((last.segment(), last.offset()), (3, SEGMENT_BYTES_MAX - 1));
+        for bytes in [1, 1 << 33, usize::MAX] {
+            assert!(std::panic::catch_unwind(|| last.plus(bytes)).is_err(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn memory_has_bounds() {
+        for (bytes, granule) in [(SEGMENT_BYTES_MAX + 1, 8), (8, 0)] {
+            let made = std::panic::catch_unwind(|| Memory::default().add("x".into(), bytes, granule));
+            assert!(made.is_err(), "{bytes} bytes, granule {granule}");
+        }
     }
 }

@@ -155,17 +155,29 @@ impl Thread {
     }
 
     /// Counts this thread at a barrier of its block and waits for all threads of the block.
+    ///
+    /// # Panics
+    ///
+    /// Outside blocks, and for a barrier from [`BARRIERS_MAX`](super::BARRIERS_MAX) on.
     pub fn barrier_sync(&self, barrier: u32) {
         let phase = self.core.borrow_mut().arrive(self.id, barrier, true);
         while !self.step(|core| core.try_pass(self.id, barrier, phase)) {}
     }
 
     /// Counts this thread at a barrier of its block.
+    ///
+    /// # Panics
+    ///
+    /// As [`barrier_sync`](Self::barrier_sync).
     pub fn barrier_arrive(&self, barrier: u32) {
         self.step(|core| core.arrive(self.id, barrier, false));
     }
 
     /// Whether all threads of the warp said yes. Orders no memory.
+    ///
+    /// # Panics
+    ///
+    /// Outside blocks.
     pub fn warp_all(&self, yes: bool) -> bool {
         let phase = self.core.borrow_mut().vote(self.id, yes);
         loop {
@@ -223,6 +235,8 @@ impl Thread {
     }
 
     /// Starts the threads of a grid; each knows what this thread knows.
+    ///
+    /// Each has a stack of 256 KiB, as in [`World::thread`](super::World::thread).
     pub fn launch(&self, grid: Grid, body: impl Fn(&Thread) + 'static) -> Launch {
         let body: Body = Rc::new(body);
         self.step(|core| {

@@ -14,8 +14,8 @@ use super::memory::{Address, Device};
 use super::thread::Thread;
 use super::{Check, Place, Schedule};
 
-/// Bytes of a thread's stack.
-const STACK_BYTES: usize = 64 << 10;
+/// Bytes of a thread's stack: room for bodies in a plain style. Only pages that are used take memory.
+const STACK_BYTES: usize = 256 << 10;
 
 thread_local! {
     /// The thread of the world that runs now on this thread of the host.
@@ -63,6 +63,12 @@ impl std::fmt::Display for Failure {
     }
 }
 
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.violation)
+    }
+}
+
 impl World {
     /// An empty world whose every decision follows from `seed`.
     pub fn new(seed: u64, schedule: Schedule) -> Self {
@@ -70,6 +76,10 @@ impl World {
     }
 
     /// Makes zeroed memory, up to 4 GiB. Accesses to different pieces of `granule` bytes never race.
+    ///
+    /// # Panics
+    ///
+    /// For more than 4 GiB, and for a granule of 0.
     pub fn memory(&mut self, name: impl Into<String>, bytes: usize, granule: usize) -> Address {
         self.core.borrow_mut().memory.add(name.into(), bytes, granule)
     }
@@ -84,6 +94,8 @@ impl World {
     }
 
     /// Adds a thread that belongs to no block. Threads of one `party` stop together, or are slow together.
+    ///
+    /// The body has a stack of 256 KiB; what uses more of it ends the process, so large values belong in a box.
     pub fn thread(&mut self, device: Device, party: u32, body: impl Fn(&Thread) + 'static) {
         let place = Place { device, party, block: None, block_index: 0, thread: 0 };
         self.core.borrow_mut().start(place, None, None, Rc::new(body));
@@ -219,9 +231,10 @@ impl Running {
     fn resume(&mut self, id: ThreadId) -> Result<bool, String> {
         let slot = &mut self.threads[id as usize];
         let thread = slot.as_mut().expect("an ended thread is not chosen");
-        CURRENT.set(&raw const *thread.handle);
+        // A body may itself run a world.
+        let before = CURRENT.replace(&raw const *thread.handle);
         let result = catch_unwind(AssertUnwindSafe(|| thread.coroutine.resume(())));
-        CURRENT.set(std::ptr::null());
+        CURRENT.set(before);
         match result {
             Ok(CoroutineResult::Yield(())) => Ok(true),
             Ok(CoroutineResult::Return(())) => {
@@ -235,5 +248,26 @@ impl Running {
                 Err(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body uses most of its stack, and runs a world of its own; the outer thread is the current one again.
+    #[test]
+    fn worlds_in_worlds_and_large_locals() {
+        let mut outer = World::new(1, Schedule::Random);
+        outer.thread(Device::Host, 7, |t| {
+            let large = std::hint::black_box([t.place().party as u8; 192 << 10]);
+            let mut inner = World::new(2, Schedule::Random);
+            inner.thread(Device::Host, 8, |_| assert_eq!(with_current(Thread::place).party, 8));
+            inner.run().expect("nothing is wrong");
+            t.fence();
+            assert_eq!(with_current(Thread::place).party, u32::from(large[large.len() - 1]));
+        });
+        outer.run().expect("nothing is wrong");
+        assert!(CURRENT.get().is_null());
     }
 }
