@@ -14,7 +14,7 @@ namespace myelon {
 
 constexpr u32 stages_max = 3;
 constexpr u32 stage_vectors = 64;
-static_assert(stages_max * stage_vectors * sizeof(vec16) <= stage_bytes_max, "the stages fit");
+constexpr u32 stage_bytes = stages_max * stage_vectors * sizeof(vec16);  // what the launch gives a block
 
 // `args.call` is the address of the flag; `args.bytes` a multiple of 16.
 MYELON_DEVICE void staged_copy(AllReduceArgs const& args) {
@@ -25,7 +25,7 @@ MYELON_DEVICE void staged_copy(AllReduceArgs const& args) {
     u64 const chunks = (vectors + stage_vectors - 1) / stage_vectors;
     bool const sends = thread_index() == 0;
 
-    auto const stage = [&](u64 chunk) { return stage_memory() + chunk % stages_max * stage_vectors; };
+    auto const stage = [&](u64 chunk) { return stage_memory(stage_bytes) + chunk % stages_max * stage_vectors; };
     auto const length = [&](u64 chunk) {
         u64 const left = vectors - chunk * stage_vectors;
         return static_cast<u32>(left < stage_vectors ? left : stage_vectors);
@@ -46,8 +46,8 @@ MYELON_DEVICE void staged_copy(AllReduceArgs const& args) {
         // ORDER copies/reuse: the stage of chunk + 2 was sent as chunk - 1. Its reads are over before the barrier,
         // behind which all threads write into it.
         bool const early = weakened(Mutant::stage_refetched);
+        if (sends && chunk != 0 && !weakened(Mutant::stage_unread)) bulk_wait_read<0>();
         if (early) prefetch(chunk + 2);
-        if (sends && chunk != 0 && !early) bulk_wait_read<0>();
         // ORDER copies/stage: each thread waits for its own copies and passes them through the proxy fence before
         // the barrier. Without the wait or the fence the bulk copy could send what was in the stage before.
         if (!weakened(Mutant::stage_unwaited)) copy_async_wait<1>();
@@ -67,7 +67,7 @@ MYELON_DEVICE void staged_copy(AllReduceArgs const& args) {
         // about the destination.
         if (weakened(Mutant::bulk_read_only)) bulk_wait_read<0>();
         else bulk_wait<0>();
-        fence_acq_rel_sys();
+        if (!weakened(Mutant::bulk_unfenced)) fence_acq_rel_sys();
         st_relaxed_sys(landed, chunks);
     }
 }

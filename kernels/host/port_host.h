@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
+#include <mutex>
 #include <vector>
 
 #include "convert_host.h"
@@ -41,8 +42,6 @@ constexpr bool is_sanitized = false;
 inline constexpr bool weakened(Mutant) { return false; }
 #endif
 
-constexpr u32 stage_bytes_max = 16384;
-
 // What the threads of one block share.
 struct HostBlock {
     using Barrier = std::barrier<>;
@@ -58,7 +57,8 @@ struct HostBlock {
     u64 words[block_words_max] = {};
     Barrier barriers[barriers_max];
     std::deque<Warp> warps;  // a barrier cannot move
-    std::vector<vec16> stage = std::vector<vec16>(stage_bytes_max / sizeof(vec16));
+    std::vector<vec16> stage;
+    std::once_flag staged;
 };
 
 struct HostThread {
@@ -109,7 +109,11 @@ inline bool warp_all(bool mine) {
 inline u64* block_words() { return host_thread.block->words; }
 
 // Copies are done when they are issued, which is as early as they may be; the simulator does them as late.
-inline vec16* stage_memory() { return host_thread.block->stage.data(); }
+inline vec16* stage_memory(u32 bytes) {
+    HostBlock& block = *host_thread.block;
+    std::call_once(block.staged, [&] { block.stage.resize(bytes / sizeof(vec16)); });
+    return block.stage.data();
+}
 inline void copy_async(vec16* to, vec16 const* from) { *to = *from; }
 inline void copy_async_commit() {}
 template <u32 pending>

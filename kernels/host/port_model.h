@@ -88,8 +88,7 @@ inline void write_shared(T* to, T const& value) {
     *to = value;
 }
 
-constexpr u32 stage_bytes_max = 16384;
-inline vec16* stage_memory() { return static_cast<vec16*>(myelon_model_stage(stage_bytes_max)); }
+inline vec16* stage_memory(u32 bytes) { return static_cast<vec16*>(myelon_model_stage(bytes)); }
 inline void copy_async(vec16* to, vec16 const* from) { myelon_model_copy(0, to, from, sizeof *to); }
 inline void copy_async_commit() { myelon_model_copy_commit(0); }
 template <u32 pending>

@@ -25,7 +25,7 @@
 //   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
 //   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here
 //                                          to the thread's next barrier, and one field
-//   stage_memory() stage_bytes_max         memory of the block for asynchronous copies
+//   stage_memory(bytes)                    memory of the block for asynchronous copies, of the launch's size
 //   copy_async(to, from) copy_async_commit() copy_async_wait<n>()   vec16 into stages, in groups: done but for
 //                                          the last n groups, for the thread that waits
 //   bulk_store(to, from, bytes) bulk_commit() bulk_wait<n>() bulk_wait_read<n>()   stages to anywhere, in groups

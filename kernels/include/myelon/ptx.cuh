@@ -121,10 +121,9 @@ constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and 
 
 // SOURCE  PTX ISA: cp.async, cp.async.bulk, "Async proxy". cp.async belongs to the thread's own proxy; bulk
 //         copies to the asynchronous one, which needs the proxy fence to see what threads have written.
-constexpr u32 stage_bytes_max = 16384;
-MYELON_DEVICE vec16* stage_memory() {
-    __shared__ alignas(128) u8 stages[stage_bytes_max];
-    return reinterpret_cast<vec16*>(stages);
+MYELON_DEVICE vec16* stage_memory(u32) {
+    extern __shared__ vec16 stages[];
+    return stages;
 }
 
 MYELON_DEVICE u32 shared_address(void const* at) {
@@ -163,7 +162,7 @@ MYELON_DEVICE void bulk_wait_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
 
-MYELON_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+MYELON_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 #endif
 
 // A flag hop takes about a microsecond, less than the shortest sleep: a wait polls without pause.

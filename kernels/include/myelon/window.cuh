@@ -44,9 +44,9 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
     return ring;
 }
 
-// Only a piece to be summed comes from a rank that waits for nobody else first. Sums and credit wait in turn
-// for all others' pieces, so those waits are more patient: where a rank is missing, those who wait for its own
-// piece give up first, and name it.
+// A piece to be summed comes from a rank that waits for nobody else, until its rings are full. Sums and credit
+// wait in turn for all others' pieces, so those waits are more patient: where a rank never comes, those who wait
+// for its own piece give up first, and name it. Where it stops later, they may name one that waits for its credit.
 MYELON_DEVICE Patience patience(AllReduceArgs const& args, WaitingFor what) {
     bool const direct = what == WaitingFor::scatter_slot || weakened(Mutant::patience_same);
     u64 const more = direct ? 0 : args.deadline_ns / 8;
@@ -79,9 +79,13 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
     st_weak(&fault->call, args.call);
     st_weak(&fault->call_seen, call_seen);
     // ORDER fault/record: the fence and this store release the record; the host acquires `code`.
-    if (!weakened(Mutant::record_fence)) fence_acq_rel_sys();
+    // ORDER fault/abort: where an abort word ended the wait, the same fence acquires the record of who raised it. So
+    // whoever sees this record sees that one.
+    bool const told_unseen = waited.code == FaultCode::aborted && weakened(Mutant::abort_unacquired);
+    if (!weakened(Mutant::record_fence) && !told_unseen) fence_acq_rel_sys();
     st_relaxed_sys(head_word, head);
-    fence_acq_rel_sys();
+    // ORDER fault/abort: the record, then the abort words. Without the fence a peer could be told before why.
+    if (!weakened(Mutant::abort_fence)) fence_acq_rel_sys();
     tell_all();
 }
 

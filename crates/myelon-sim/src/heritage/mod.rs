@@ -46,7 +46,7 @@ const NAMES: [&str; PROTOCOLS.len()] = {
     names
 };
 
-const MUTANTS: [(&str, &str); 16] = [
+const MUTANTS: [(&str, &str); 18] = [
     ("prefetch/refetch", "a stage is fetched into its buffer before the stage in there was used"),
     ("prefetch/drain", "two groups of copies may be unfinished at the end too"),
     ("prefetch/barrier", "no barrier between a thread's wait for its copies and their use by others"),
@@ -60,8 +60,10 @@ const MUTANTS: [(&str, &str); 16] = [
     ("copies/stage.unwaited", "nobody waits for the copies into a stage"),
     ("copies/stage.barrier", "the sender does not wait for the other threads' copies"),
     ("copies/stage.proxy", "no proxy fence between copies into a stage and the bulk copy"),
-    ("copies/reuse.early", "a stage is filled again while its bulk copy may still read it"),
+    ("copies/reuse.early", "a stage is filled again before the sender has waited for its bulk copy"),
+    ("copies/reuse.unwaited", "the sender does not wait until its bulk copy was read"),
     ("copies/landed.read", "a chunk is told of when its source was read, not when it landed"),
+    ("copies/landed.fence", "the flag is stored without the fence behind the landed copies"),
     ("copies/landed.acquire", "the output is read without acquiring the flag"),
 ];
 
