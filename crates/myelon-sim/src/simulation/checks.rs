@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::launch::Shape;
-use crate::model::{Action, Check, Event, Place};
+use crate::model::{Action, Address, Check, Event, Place};
 use crate::port::GAVE_UP;
 
 use super::map::{Map, RingName, Spot};
@@ -12,6 +12,7 @@ use super::map::{Map, RingName, Spot};
 struct Seen {
     rank: usize,
     block: Option<u32>,
+    launch: u32,
     window: usize,
     spot: Spot,
     access: Access,
@@ -127,13 +128,20 @@ fn lap(seen: &Seen, ring: Progress, capacity: u64) -> Verdict {
 
 /// In which round a wait of a block gave up.
 struct GaveUp {
+    rank: usize,
+    launch: u32,
     block: u32,
     lane: u8,
     sequence: u64,
 }
 
+/// A launch by the number of its first block: those of later launches are larger.
+fn launch(place: &Place) -> u32 {
+    place.block.map_or(0, |block| block - place.block_index)
+}
+
 /// R8, F4: a block that gave up in a round tells nobody of that round, of a later one, or of a later lane, and
-/// moves no cursor.
+/// moves no cursor. Behind a launch in which a block gave up, the rank's later launches write nothing at all.
 #[derive(Default)]
 struct Silence {
     gave_up: Vec<GaveUp>,
@@ -155,6 +163,19 @@ impl Silence {
         match self.gave_up.iter().find(late) {
             Some(GaveUp { sequence, .. }) => Err(format!(
                 "rank {} gave up at {sequence:#x} and went on: {:?}, {told:x?}",
+                seen.rank, seen.spot
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn behind(&self, seen: &Seen) -> Verdict {
+        if seen.access == Access::Read || matches!(seen.spot, Spot::Abort | Spot::Recorded) {
+            return Ok(());
+        }
+        match self.gave_up.iter().find(|of| of.rank == seen.rank && of.launch < seen.launch) {
+            Some(GaveUp { sequence, .. }) => Err(format!(
+                "rank {} gave up at {sequence:#x}, and its next call wrote: {:?}",
                 seen.rank, seen.spot
             )),
             None => Ok(()),
@@ -183,6 +204,7 @@ impl Checks {
 
     fn look(&mut self, seen: &Seen) -> Result<(), (&'static str, String)> {
         ownership(seen).map_err(|message| ("ownership", message))?;
+        self.silence.behind(seen).map_err(|message| ("silence", message))?;
         let (Spot::Gating(name) | Spot::Sequence(name, _) | Spot::Slot(name, _)) = seen.spot else {
             return self.silence.observe(seen).map_err(|message| ("silence", message));
         };
@@ -198,6 +220,18 @@ impl Checks {
         credit(name, *ring, capacity).map_err(|message| ("credit", message))?;
         self.silence.observe(seen).map_err(|message| ("silence", message))
     }
+
+    fn look_at_all(&mut self, access: Access, at: Address, bytes: u32, place: &Place) -> Verdict {
+        let (rank, block, launch) = (place.party as usize, place.block, launch(place));
+        let map = self.map.clone();
+        for (window, spot) in map.spots(at, bytes) {
+            self.look(&Seen { rank, block, launch, window, spot, access }).map_err(|(name, message)| {
+                self.broken = name;
+                message
+            })?;
+        }
+        Ok(())
+    }
 }
 
 impl Check for Checks {
@@ -206,24 +240,24 @@ impl Check for Checks {
     }
 
     fn observe(&mut self, event: &Event, place: &Place) -> Verdict {
-        let (at, access) = match event.action {
-            Action::Read { at, .. } | Action::Load { at, .. } => (at, Access::Read),
-            Action::Write { at, .. } => (at, Access::Write(None)),
+        match event.action {
+            Action::Read { at, bytes } => self.look_at_all(Access::Read, at, bytes, place),
+            Action::Write { at, bytes } => self.look_at_all(Access::Write(None), at, bytes, place),
+            Action::Load { at, .. } => self.look_at_all(Access::Read, at, 8, place),
             Action::Store { at, value } | Action::Exchange { at, value, .. } => {
-                (at, Access::Write(Some(value)))
+                self.look_at_all(Access::Write(Some(value)), at, 8, place)
             }
             Action::Note { what: what @ GAVE_UP.., value } => {
-                let (block, lane) = (place.block.unwrap_or(u32::MAX), (what - GAVE_UP) as u8);
-                self.silence.gave_up.push(GaveUp { block, lane, sequence: value });
-                return Ok(());
+                self.silence.gave_up.push(GaveUp {
+                    rank: place.party as usize,
+                    launch: launch(place),
+                    block: place.block.unwrap_or(u32::MAX),
+                    lane: (what - GAVE_UP) as u8,
+                    sequence: value,
+                });
+                Ok(())
             }
-            _ => return Ok(()),
-        };
-        let Some((window, spot)) = self.map.spot(at) else { return Ok(()) };
-        let seen = Seen { rank: place.party as usize, block: place.block, window, spot, access };
-        self.look(&seen).map_err(|(name, message)| {
-            self.broken = name;
-            message
-        })
+            _ => Ok(()),
+        }
     }
 }

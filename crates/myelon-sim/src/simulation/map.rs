@@ -87,8 +87,25 @@ impl Map {
 
     /// Whose window an address is in, and what lies there.
     pub fn spot(&self, at: Address) -> Option<(usize, Spot)> {
-        let rank = self.windows.iter().position(|window| window.segment() == at.segment())?;
+        let rank = self.window(at)?;
         Some((rank, self.spots[rank][at.offset() / 8]))
+    }
+
+    /// Whose window an access is in, and all that lies there, one after the other.
+    pub(super) fn spots(&self, at: Address, bytes: u32) -> impl Iterator<Item = (usize, Spot)> {
+        let words = |rank: usize| {
+            let words = at.offset() / 8..(at.offset() + bytes as usize).div_ceil(8);
+            (rank, self.spots[rank].get(words).unwrap_or_default())
+        };
+        let found = self.window(at).map(words).into_iter();
+        found.flat_map(|(rank, spots)| {
+            let begins = |&i: &usize| i == 0 || spots[i] != spots[i - 1];
+            (0..spots.len()).filter(begins).map(move |i| (rank, spots[i]))
+        })
+    }
+
+    fn window(&self, at: Address) -> Option<usize> {
+        self.windows.iter().position(|window| window.segment() == at.segment())
     }
 
     /// Number of a ring among all.

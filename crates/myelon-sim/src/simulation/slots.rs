@@ -67,21 +67,25 @@ struct Follow<'a> {
 
 impl Follow<'_> {
     fn look(&mut self, event: &Event) {
-        let (at, stored, span) = match event.action {
-            Action::Write { at, .. } => (at, None, Span::Written),
-            Action::Store { at, value } => (at, Some(value), Span::Written),
-            Action::Read { at, .. } | Action::Load { at, .. } => (at, None, Span::Read),
+        let (at, bytes, stored, span) = match event.action {
+            Action::Write { at, bytes } => (at, bytes, None, Span::Written),
+            Action::Store { at, value } => (at, 8, Some(value), Span::Written),
+            Action::Read { at, bytes } => (at, bytes, None, Span::Read),
+            Action::Load { at, .. } => (at, 8, None, Span::Read),
             _ => return,
         };
-        match (self.map.spot(at), stored) {
-            // A trailer is stored and loaded, and is all that a slot without payload has.
-            (Some((_, Spot::Slot(ring, slot))), _) => self.enter(ring, slot, Some(span), event.step),
-            (Some((_, Spot::Sequence(ring, slot))), Some(value)) => {
-                self.enter(ring, slot, Some(Span::Published), event.step);
-                self.now(ring, slot).sequence = Some(value);
+        let map = self.map;
+        for (_, spot) in map.spots(at, bytes) {
+            match (spot, stored) {
+                // A trailer is stored and loaded, and is all that a slot without payload has.
+                (Spot::Slot(ring, slot), _) => self.enter(ring, slot, Some(span), event.step),
+                (Spot::Sequence(ring, slot), Some(value)) => {
+                    self.enter(ring, slot, Some(Span::Published), event.step);
+                    self.now(ring, slot).sequence = Some(value);
+                }
+                (Spot::Gating(ring), Some(value)) => self.release(ring, value, event.step),
+                _ => {}
             }
-            (Some((_, Spot::Gating(ring))), Some(value)) => self.release(ring, value, event.step),
-            _ => {}
         }
     }
 
@@ -248,6 +252,13 @@ mod tests {
         window.release(110, 3);
         window.at(120, Action::Fence);
         assert_eq!(window.spans(), [(0, Span::Written, 100, 120), (1, Span::Read, 101, 110)]);
+    }
+
+    #[test]
+    fn a_copy_that_goes_beyond_its_slot_is_seen_in_both() {
+        let mut window = Window::new();
+        window.at(1, Action::Write { at: window.data, bytes: window.slot_bytes as u32 + 1 });
+        assert_eq!(window.spans(), [(0, Span::Written, 1, 1), (1, Span::Written, 1, 1)]);
     }
 
     #[test]
