@@ -317,7 +317,12 @@ fn scopes() {
     let (store, load) = (WAt(Scope::Gpu, X, 1), RAt(Scope::Gpu, X));
     assert_eq!(outcomes(&[(0, &[&[store]]), (0, &[&[load]])]), set(&["0", "1"]));
     assert_eq!(outcomes(&[(0, &[&[store]]), (1, &[&[load]])]), set(&["scope"]));
-    assert_eq!(outcomes(&[(0, &[&[W(X, 1)]]), (1, &[&[load]])]), set(&["scope"]), "both ends count");
+    // One narrow access is enough, whichever device makes it and whichever of the two comes first.
+    for (narrow, wide) in [(0, 1), (1, 0)] {
+        for (access, other) in [(store, R(X)), (load, W(X, 1)), (store, W(X, 2))] {
+            assert_eq!(outcomes(&[(narrow, &[&[access]]), (wide, &[&[other]])]), set(&["scope"]));
+        }
+    }
     let (store, load) = (WAt(Scope::Block, X, 1), RAt(Scope::Block, X));
     assert_eq!(outcomes(&[(0, &[&[store], &[load]])]), set(&["0", "1"]));
     assert_eq!(outcomes(&[(0, &[&[store]]), (0, &[&[load]])]), set(&["scope"]));
@@ -459,4 +464,11 @@ fn bulk_copies() {
     };
     assert_eq!(pull(&[Proxy]), set(&["1"]));
     assert_eq!(pull(&[]), set(&["race"]));
+    // A credit for what a peer has read: one thread acquires it, another copies over it behind a barrier.
+    let reuse = |fence: &[Op]| {
+        let issuer = [&[Bar], fence, &[bulk, Commit, Wait(0)]].concat();
+        outcomes(&[(0, &[&[Await(Z), Bar], &issuer]), (1, &[&[Read(Y), Rel(Z, 1)]])])
+    };
+    assert_eq!(reuse(&[Proxy]), set(&["0"]));
+    assert_eq!(reuse(&[]), set(&["race"]));
 }
