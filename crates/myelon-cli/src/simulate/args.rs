@@ -82,8 +82,9 @@ pub struct Simulate {
 // Paragraphs are one line, which clap wraps.
 const HELP: &str = "\
 What is run: the kernels' own source, not a model of it, with ranks, blocks, threads and asynchronous \
-copies under a scheduler that the seed drives. A load may return any value that the memory model of PTX \
-allows it to, and time is simulated. What this leaves out stands in docs/protocols/memory-model.md.
+copies under a scheduler that the seed drives. A load may return an older value where the memory model of \
+PTX lets it, and time is simulated. Not all that PTX allows is shown: what is left out stands in \
+docs/protocols/memory-model.md.
 
 What is looked at, in every step: races, credit, laps, ownership, order of words, silence of who gave \
 up, barriers, progress. At the end: every rank's result bit by bit against a reference, inputs unchanged, \
