@@ -7,7 +7,7 @@
 
 use myelon_sim::model::Schedule;
 use myelon_sim::simulation::strategies;
-use myelon_sim::simulation::{Hunt, Limits, Mishap, Simulation};
+use myelon_sim::simulation::{Call, Hunt, Limits, Mishap, Simulation, Step};
 use proptest::prelude::*;
 
 fn nothing_is_found(hunt: &Hunt, seeds: u64) {
@@ -48,6 +48,7 @@ fn every_mishap_in_the_middle_of_many_chunks() {
     let mishaps = [
         Mishap::NeverComes { rank: 2 },
         Mishap::Stops { rank: 1, after_steps: 3000 },
+        Mishap::Pauses { rank: 1, after_steps: 3000 },
         Mishap::Slow { rank: 3 },
         Mishap::OtherCount { rank: 0 },
         Mishap::Aborted { rank: 2, after: 200, alone: false },
@@ -61,6 +62,72 @@ fn every_mishap_in_the_middle_of_many_chunks() {
             run.unwrap_or_else(|failure| panic!("{mishap:?}: {failure}"));
         }
     }
+}
+
+/// The rank goes on when its peers have given up: its own wait then ends, and it is in the record.
+#[test]
+fn a_rank_that_pauses_goes_on_behind_its_peers_deadline() {
+    for seed in 0..10 {
+        let late = ordinary().mishap(Mishap::Pauses { rank: 1, after_steps: 3000 }).trace(200_000);
+        let (steps, _) = late.watch(seed).unwrap();
+        let of_late = |step: &&Step| step.who.starts_with("rank 1 ");
+        let gives_up = |step: &&Step| step.what.starts_with("gives up");
+        let by_peer = steps.iter().find(|step| gives_up(step) && !of_late(step)).expect("peers give up");
+        let behind = steps.iter().filter(|step| step.number > by_peer.number);
+        assert!(behind.clone().any(|step| of_late(&step) && gives_up(&step)), "seed {seed}");
+        assert!(
+            behind.clone().any(|step| step.who == "host of rank 1" && step.what == "ends"),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_case_is_refused_and_not_run() {
+    let one = || Simulation::new(3).lanes(2).sum("i32", 9);
+    let call = |change: fn(&mut Call)| {
+        let mut case = one().case().clone();
+        change(&mut case.calls[0]);
+        Simulation::of(case)
+    };
+    let bad = [
+        (Simulation::new(1), "a window joins 2 to 8 ranks, not 1"),
+        (one().lanes(0), "a window needs at least one lane"),
+        (one().lanes(257), "lanes must be 1 to 256, not 257"),
+        (one().capacity(3), "the capacity of a ring is a power of two, not 3"),
+        (one().piece_bytes(24), "a slot holds a multiple of 16 bytes, at least 16, not 24"),
+        (one().piece_bytes(1 << 25), "bytes of a window must be 1 to 67108864, not "),
+        (one().credit_batch(0), "credit is returned in batches of 1 to 2 slots, not 0"),
+        (one().credit_batch(3), "credit is returned in batches of 1 to 2 slots, not 3"),
+        (one().movers(0), "movers must be 1 to 1024, not 0"),
+        (one().skew(u32::MAX), "skew must be 0 to 1048576, not 4294967295"),
+        (one().mishap(Mishap::Slow { rank: 3 }), "rank of the mishap must be 0 to 2, not 3"),
+        (
+            one().sum("i31", 1),
+            "call 1: type must be f16, bf16, f32, f64, i8, u8, i32, u32, i64, u64, not i31",
+        ),
+        (call(|call| call.op = "avg"), "call 0: operation must be sum, prod, min, max, not avg"),
+        (call(|call| call.elements = 1 << 40), "call 0: elements must be 0 to 16777216, not 1099511627776"),
+        (call(|call| call.skewed = 16), "call 0: skew of buffers must be 0 to 15, not 16"),
+        (call(|call| call.lanes = 3), "call 0: lanes must be 1 to 2, not 3"),
+        (call(|call| call.workers = 0), "call 0: blocks of a role must be 1 to 2, not 0"),
+        (call(|call| call.piece_bytes = 64), "call 0: bytes of a slot must be 16 to 48, not 64"),
+        (call(|call| call.piece_bytes = 24), "call 0: bytes of a slot must be a multiple of 16, not 24"),
+    ];
+    for (simulation, needed) in bad {
+        let failure = simulation.run(0).unwrap_err();
+        assert_eq!((failure.violation.rule, failure.step), ("case", 0), "{failure}");
+        assert!(failure.violation.message.starts_with(needed), "{failure}, not {needed}");
+    }
+    one().run(0).unwrap();
+}
+
+#[test]
+fn sums_use_the_window_that_there_is_in_the_end() {
+    let first = Simulation::new(2).sum("i32", 9).lanes(3).piece_bytes(32);
+    let last = Simulation::new(2).lanes(3).piece_bytes(32).sum("i32", 9);
+    assert_eq!(first.case(), last.case());
+    assert_eq!((first.case().calls[0].lanes, first.case().calls[0].workers), (3, 3));
 }
 
 #[test]

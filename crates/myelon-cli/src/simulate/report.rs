@@ -89,6 +89,11 @@ fn table(args: &Simulate, outcome: &Outcome) -> String {
     }
     text += &format!("  {:<9} {}, at step {}\n", "seed", smallest.seed, smallest.step);
     text += &format!("  {:<9} {}\n", "broke", smallest.violation);
+    if let Some(case) = &smallest.case {
+        text += "\nIn a test:\n";
+        let expression = words::expression(case, smallest.mutant, smallest.seed);
+        expression.lines().for_each(|line| text += &format!("  {line}\n"));
+    }
     let steps = last(smallest, args.trace);
     if !steps.is_empty() {
         text += &format!("\nIts last {}:\n", words::count(steps.len(), "step"));
@@ -139,6 +144,7 @@ fn json_failure(failure: &CaseFailure) -> Value {
         "rule": failure.violation.rule,
         "message": failure.violation.message,
         "case": failure.case.as_ref().map(json_case),
+        "expression": failure.case.as_ref().map(|case| words::expression(case, failure.mutant, failure.seed)),
     })
 }
 

@@ -1,7 +1,7 @@
 //! A case in words: what a person needs to know to see it before them.
 
 use myelon_sim::model::Schedule;
-use myelon_sim::simulation::{Call, Case, Limits, Mishap};
+use myelon_sim::simulation::{Call, Case, Limits, Mishap, Mutant};
 
 use super::args::Types;
 use super::numbers::{List, Numbers};
@@ -32,6 +32,23 @@ pub fn case(case: &Case) -> Vec<(String, String)> {
     rows.push(row("mishap", case.mishap.map_or("none".into(), mishap)));
     rows.push(row("schedule", schedule(case.schedule)));
     rows
+}
+
+/// The failure as an expression of Rust that runs it again, such as a test needs. Floats need a reference, too.
+pub fn expression(case: &Case, mutant: Mutant, seed: u64) -> String {
+    let shape = &case.shape;
+    let mut words = format!(
+        "Simulation::new({}).lanes({}).capacity({}).piece_bytes({}).credit_batch({}).first({:#x})\n",
+        shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes, shape.credit_batch, shape.first
+    );
+    words +=
+        &format!(".movers({}).skew({}).schedule(Schedule::{:?})\n", case.movers, case.skew, case.schedule);
+    case.calls.iter().for_each(|call| words += &format!(".call({call:?})\n"));
+    words.extend(case.mishap.map(|mishap| format!(".mishap(Mishap::{mishap:?})\n")));
+    if mutant != Mutant::NONE {
+        words += &format!(".mutant(Mutant::find(\"{mutant}\").unwrap())\n");
+    }
+    words + &format!(".run({seed})")
 }
 
 /// What cases may be, in one line.
@@ -92,6 +109,9 @@ fn mishap(mishap: Mishap) -> String {
         Mishap::Stops { rank, after_steps } => {
             format!("rank {rank} stops for ever after {after_steps} steps")
         }
+        Mishap::Pauses { rank, after_steps } => {
+            format!("rank {rank} stops after {after_steps} steps, until its peers' deadline has passed")
+        }
         Mishap::Slow { rank } => format!("rank {rank} runs only when nobody else can"),
         Mishap::OtherCount { rank } => format!("the last call of rank {rank} has one element more"),
         Mishap::Aborted { rank, after, alone } => {
@@ -142,11 +162,75 @@ mod tests {
         );
     }
 
+    /// The expression, and what it comes to.
+    macro_rules! both {
+        ($simulation:expr) => {
+            (stringify!($simulation), $simulation)
+        };
+    }
+
+    #[test]
+    fn a_case_as_an_expression_is_the_same_case() {
+        let call = |in_place| Call {
+            dtype: "i32",
+            op: "max",
+            elements: 7,
+            in_place,
+            skewed: 3,
+            lanes: 1,
+            workers: 1,
+            piece_bytes: 16,
+        };
+        let simulation = Simulation::new(3).lanes(2).capacity(4).piece_bytes(32).credit_batch(3).first(11);
+        let simulation = simulation.movers(2).skew(5).schedule(Schedule::Priority { changes: 2, steps: 9 });
+        let simulation = simulation.call(call(true)).call(call(false));
+        let simulation = simulation.mishap(Mishap::Stops { rank: 1, after_steps: 8 });
+        let (words, again) = both!(
+            Simulation::new(3)
+                .lanes(2)
+                .capacity(4)
+                .piece_bytes(32)
+                .credit_batch(3)
+                .first(0xb)
+                .movers(2)
+                .skew(5)
+                .schedule(Schedule::Priority { changes: 2, steps: 9 })
+                .call(Call {
+                    dtype: "i32",
+                    op: "max",
+                    elements: 7,
+                    in_place: true,
+                    skewed: 3,
+                    lanes: 1,
+                    workers: 1,
+                    piece_bytes: 16
+                })
+                .call(Call {
+                    dtype: "i32",
+                    op: "max",
+                    elements: 7,
+                    in_place: false,
+                    skewed: 3,
+                    lanes: 1,
+                    workers: 1,
+                    piece_bytes: 16
+                })
+                .mishap(Mishap::Stops { rank: 1, after_steps: 8 })
+        );
+        assert_eq!(again.case(), simulation.case());
+        let bare = |text: &str| text.split_whitespace().collect::<String>();
+        assert_eq!(bare(&expression(simulation.case(), Mutant::NONE, 6)), bare(words) + ".run(6)");
+        let mutant = Mutant::find("ring/credit.gate").unwrap();
+        let weak = expression(simulation.case(), mutant, 6);
+        assert!(weak.contains("\n.mutant(Mutant::find(\"ring/credit.gate\").unwrap())\n"), "{weak}");
+    }
+
     #[test]
     fn every_mishap_names_its_rank_and_has_words_of_its_own() {
         let mishaps = [
             Mishap::NeverComes { rank: 5 },
             Mishap::Stops { rank: 5, after_steps: 77 },
+            Mishap::Pauses { rank: 5, after_steps: 77 },
             Mishap::Slow { rank: 5 },
             Mishap::OtherCount { rank: 5 },
             Mishap::Aborted { rank: 5, after: 77, alone: false },

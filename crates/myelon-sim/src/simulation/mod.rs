@@ -36,7 +36,7 @@ pub mod strategies;
 mod trace;
 mod verdict;
 
-pub use case::{Call, Case, Mishap, OPERATIONS, TYPES};
+pub use case::{Call, Case, CaseError, Mishap, OPERATIONS, TYPES};
 pub use hunt::{Found, Hunt, Searched};
 pub use map::{Map, RingName, Spot};
 pub use mutants::Mutant;
@@ -47,11 +47,11 @@ pub use strategies::Limits;
 pub use trace::{CaseFailure, Step};
 
 use crate::launch::Shape;
-use crate::model::{Ended, Schedule};
+use crate::model::{Ended, Schedule, Violation};
 
 /// The rules that a run is held to, by the names that violations carry.
 pub fn checkers() -> Vec<&'static str> {
-    let model = ["race", "memory", "scope", "barrier", "stuck", "progress", "panic"];
+    let model = ["case", "race", "memory", "scope", "barrier", "stuck", "progress", "panic"];
     model.into_iter().chain(checks::NAMES).chain(verdict::NAMES).collect()
 }
 
@@ -62,6 +62,8 @@ pub struct Simulation {
     mutant: Mutant,
     reference: Reference,
     trace: usize,
+    /// Calls that use all that the window has, whatever that will be.
+    whole: Vec<usize>,
 }
 
 impl Simulation {
@@ -75,14 +77,14 @@ impl Simulation {
 
     /// A case that is there already.
     pub fn of(case: Case) -> Self {
-        Self { case, mutant: Mutant::NONE, reference: integers, trace: 0 }
+        Self { case, mutant: Mutant::NONE, reference: integers, trace: 0, whole: Vec::new() }
     }
 
-    /// Lanes of the window; calls that are added later use them all.
+    /// Lanes of the window; calls of [`sum`](Self::sum) use them all, whichever comes first.
     #[must_use]
     pub fn lanes(mut self, lanes: usize) -> Self {
         self.case.shape.lanes = lanes;
-        self
+        self.fit()
     }
 
     /// Slots of a ring, a power of two.
@@ -96,7 +98,7 @@ impl Simulation {
     #[must_use]
     pub fn piece_bytes(mut self, bytes: usize) -> Self {
         self.case.shape.piece_bytes = bytes;
-        self
+        self.fit()
     }
 
     /// Slots after which credit is returned.
@@ -148,9 +150,18 @@ impl Simulation {
         self
     }
 
-    /// Adds a sum out of place on all lanes, of one of [`TYPES`].
+    fn fit(mut self) -> Self {
+        let Shape { lanes, piece_bytes, .. } = self.case.shape;
+        for &number in &self.whole {
+            let call = &mut self.case.calls[number];
+            (call.lanes, call.workers, call.piece_bytes) = (lanes, lanes, piece_bytes);
+        }
+        self
+    }
+
+    /// Adds a sum out of place on all lanes, in whole slots, of one of [`TYPES`].
     #[must_use]
-    pub fn sum(self, dtype: &'static str, elements: usize) -> Self {
+    pub fn sum(mut self, dtype: &'static str, elements: usize) -> Self {
         let Shape { lanes, piece_bytes, .. } = self.case.shape;
         let call = Call {
             dtype,
@@ -162,6 +173,7 @@ impl Simulation {
             workers: lanes,
             piece_bytes,
         };
+        self.whole.push(self.case.calls.len());
         self.call(call)
     }
 
@@ -172,7 +184,7 @@ impl Simulation {
         self
     }
 
-    /// What results are compared with; floats need one, [`integers`] is there.
+    /// What results are compared with; floats need one, [`integers`], which is there, panics for them.
     #[must_use]
     pub fn reference(mut self, reference: Reference) -> Self {
         self.reference = reference;
@@ -195,11 +207,8 @@ impl Simulation {
     ///
     /// # Errors
     ///
-    /// The first rule that was broken, with the last steps.
-    ///
-    /// # Panics
-    ///
-    /// Where the case is no case: a shape that no window has, or a call that the window cannot carry.
+    /// The first rule that was broken, with the last steps. Where the case is none, as [`Case::check`] says,
+    /// nothing was run, and the rule is `case`.
     pub fn run(&self, seed: u64) -> Result<u64, Box<CaseFailure>> {
         self.finish(seed, |ended, _| ended.steps())
     }
@@ -220,10 +229,6 @@ impl Simulation {
     /// # Errors
     ///
     /// As `run`, with the same.
-    ///
-    /// # Panics
-    ///
-    /// As `run`.
     pub fn watch(&self, seed: u64) -> Result<(Vec<Step>, Slots), Box<CaseFailure>> {
         self.finish(seed, |ended, setting| {
             let trace = ended.trace();
@@ -236,6 +241,18 @@ impl Simulation {
         seed: u64,
         take: impl FnOnce(&Ended, &run::Setting) -> T,
     ) -> Result<T, Box<CaseFailure>> {
+        if let Err(error) = self.case.check() {
+            let violation = Violation::new("case", error.to_string());
+            return Err(Box::new(CaseFailure {
+                case: Some(self.case.clone()),
+                mutant: self.mutant,
+                seed,
+                step: 0,
+                violation,
+                steps: Vec::new(),
+                slots: Slots::default(),
+            }));
+        }
         let run::Finished { result, setting } =
             run::run(&self.case, seed, self.mutant, self.reference, self.trace);
         match result {

@@ -1,5 +1,6 @@
 //! One run of one case: windows and buffers in a world, a host thread for each rank, and what came of it.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytemuck::Zeroable;
@@ -49,6 +50,8 @@ pub(super) struct Setting {
     faults: Vec<Address>,
     host_aborts: Vec<Address>,
     pub(super) windows: Vec<Address>,
+    /// By call and rank: whether the host saw the call's end, and no record then.
+    pub(super) well: Rc<RefCell<Vec<Vec<bool>>>>,
 }
 
 impl Setting {
@@ -128,7 +131,8 @@ fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut R
         buffers.push(of_call);
     }
     let map = Rc::new(Map::new(&case.shape, layout, &windows));
-    Setting { map, buffers, faults, host_aborts, windows }
+    let well = Rc::new(RefCell::new(vec![vec![false; ranks]; case.calls.len()]));
+    Setting { map, buffers, faults, host_aborts, windows, well }
 }
 
 /// The launches that a rank makes, one after the other.
@@ -182,24 +186,32 @@ fn host(
 ) {
     let launches = launches(case, layout, setting, rank);
     let (records, skew) = (setting.faults.clone(), case.skew * rank as u32);
+    let well = setting.well.clone();
     let look_at_peers = !matches!(case.mishap, Some(Mishap::Aborted { .. }));
     world.thread(Device::Host, rank as u32, move |thread| {
         for _ in 0..skew {
             thread.pause();
         }
-        for (kernel, args, grid) in &launches {
+        for (number, (kernel, args, grid)) in launches.iter().enumerate() {
             let (kernel, args) = (*kernel, *args);
             let launch = thread.launch(*grid, move |_| run_kernel(kernel, &args));
             // The host looks at the record while the kernel runs, and once more behind it.
             look_at_record(thread, &records, rank, mutant, look_at_peers);
             thread.join(launch);
-            look_at_record(thread, &records, rank, mutant, look_at_peers);
+            let code = look_at_record(thread, &records, rank, mutant, look_at_peers);
+            well.borrow_mut()[number][rank] = code == FaultCode::None as u32;
         }
     });
 }
 
-/// Reads the record as `FaultPage::read` of myelon-kernel does, and holds F2 and F3.
-fn look_at_record(thread: &Thread, records: &[Address], rank: usize, mutant: Mutant, look_at_peers: bool) {
+/// Reads the record as `FaultPage::read` of myelon-kernel does, and holds F2 and F3; its code.
+fn look_at_record(
+    thread: &Thread,
+    records: &[Address],
+    rank: usize,
+    mutant: Mutant,
+    look_at_peers: bool,
+) -> u32 {
     let read = |of: usize| {
         // ORDER fault/record: the acquire that FaultPage::read has; its mutant has none.
         let head = match mutant == Mutant::RECORD_ACQUIRE {
@@ -212,17 +224,21 @@ fn look_at_record(thread: &Thread, records: &[Address], rank: usize, mutant: Mut
         }
         head as u32
     };
-    if read(rank) == FaultCode::Aborted as u32 && look_at_peers {
+    let code = read(rank);
+    if code == FaultCode::Aborted as u32 && look_at_peers {
         let found = (0..records.len()).any(|peer| ![0, FaultCode::Aborted as u32].contains(&read(peer)));
         if !found {
             thread.fail("record", format!("rank {rank} was told to stop, and no record says why"));
         }
     }
+    code
 }
 
 fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Setting) {
     match case.mishap {
         Some(Mishap::Stops { rank, after_steps }) => world.stop(rank as u32, after_steps),
+        // No peer waits longer than the deadline and an eighth.
+        Some(Mishap::Pauses { rank, after_steps }) => world.pause(rank as u32, after_steps, 2 * DEADLINE_NS),
         Some(Mishap::Slow { rank }) => world.slow(rank as u32),
         Some(Mishap::Aborted { rank, after, .. }) => {
             let word = setting.host_aborts[rank];
@@ -261,7 +277,7 @@ pub(super) struct Finished {
 pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, trace: usize) -> Finished {
     let shape = &case.shape;
     let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)
-        .expect("the case was looked at before");
+        .expect("Case::check was asked before");
     let mut world = World::new(seed, case.schedule);
     let mut random = Random::new(!seed);
     let setting = furnish(&mut world, case, &layout, &mut random);

@@ -120,6 +120,7 @@ pub fn mishaps(ranks: usize) -> impl Strategy<Value = Option<Mishap>> {
         8 => Just(None),
         1 => rank.clone().prop_map(|rank| Some(Mishap::NeverComes { rank })),
         1 => (rank.clone(), 1u64..20_000).prop_map(|(rank, after_steps)| Some(Mishap::Stops { rank, after_steps })),
+        1 => (rank.clone(), 1u64..20_000).prop_map(|(rank, after_steps)| Some(Mishap::Pauses { rank, after_steps })),
         1 => rank.clone().prop_map(|rank| Some(Mishap::Slow { rank })),
         1 => rank.clone().prop_map(|rank| Some(Mishap::OtherCount { rank })),
         1 => (rank.clone(), 0u32..400, any::<bool>())

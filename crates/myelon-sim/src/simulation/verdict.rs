@@ -26,12 +26,12 @@ pub(super) fn judge(
 ) -> Result<(), Violation> {
     let codes: Vec<u32> = outcomes[0].iter().map(|outcome| outcome.fault.code).collect();
     records(case, &codes, &outcomes[0])?;
-    // A record is the rank's last word: with one, the results of its calls are unspecified.
-    let well = |rank: usize| codes[rank] == NONE && comes(case, rank) && !stops(case, rank);
+    // Results of calls that ended before there was a record are as good as any.
+    let well = setting.well.borrow();
     for (number, call) in case.calls.iter().enumerate() {
         let given: Vec<&[u8]> = setting.buffers[number].iter().map(|buffers| &buffers.given[..]).collect();
         let same_count = given.iter().all(|input| input.len() == given[0].len());
-        let ranks = (0..case.shape.ranks).filter(|&rank| well(rank));
+        let ranks = (0..case.shape.ranks).filter(|&rank| well[number][rank]);
         if same_count {
             let needed = reference(call.dtype, call.op, &given);
             for rank in ranks.clone() {
@@ -95,7 +95,16 @@ fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Viola
             let named = stalled.all(|rank| outcomes[rank].fault.peer as usize == missing);
             must(named, "whoever waited in vain must name the rank that is missing")
         }
-        Some(Mishap::Stops { .. }) => must(all_among(&[NONE, STALLED, ABORTED]), "survivors must end"),
+        Some(Mishap::Pauses { rank: late, .. }) => {
+            must(all_among(&[NONE, STALLED, ABORTED]), "every rank must end")?;
+            let mut records = (0..codes.len()).filter(|&rank| rank != late && codes[rank] != NONE).peekable();
+            let stalled = |rank: usize| codes[rank] == STALLED;
+            must(records.peek().is_none() || records.any(stalled), "a survivor must have waited in vain")
+        }
+        Some(Mishap::Stops { rank: stopped, .. }) => {
+            must(all_among(&[NONE, STALLED, ABORTED]), "survivors must end")?;
+            must(codes[stopped] == NONE, "the rank that stopped must be the one that left nothing")
+        }
         Some(Mishap::Aborted { rank, alone, .. }) => {
             must(codes[rank] == ABORTED || !alone, "a rank that waits in vain must stop when it is told")?;
             must(all_among(&[NONE, ABORTED]), "who is told to stop says so, and nobody waits in vain")?;
