@@ -17,13 +17,14 @@ fn every_mutant_is_caught() {
     println!("{:<24} {:>5} {:>8}  {:<10} what was seen", "mutant", "seed", "ms", "rule");
     for mutant in Mutant::all() {
         let start = Instant::now();
-        let hunt = Hunt { mutant, threads: 2, ..Hunt::default() };
+        let hunt = Hunt { mutant, threads: 2, trace: 40, ..Hunt::default() };
         let Err(found) = hunt.search(0..SEEDS, &|| true) else {
             survivors.push(mutant.name());
             continue;
         };
         let (failure, smallest) = (&found.failure, &found.smallest);
         let message: String = smallest.violation.message.chars().take(100).collect();
+        assert!(!smallest.steps.is_empty(), "{mutant} is found without a step to show");
         let milliseconds = start.elapsed().as_millis();
         println!(
             "{mutant:<24} {:>5} {milliseconds:>8}  {:<10} {message}",

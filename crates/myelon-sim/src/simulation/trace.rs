@@ -83,7 +83,9 @@ pub(super) fn failure_of_heritage(
     names: &[&'static str],
 ) -> CaseFailure {
     let Failure { violation, step, trace } = failure;
-    let name = |at: Address| format!("word {} of {}", at.offset() / 8, names[at.segment()]);
+    // Memory that the protocol did not make by name is what its block asked the port for.
+    let name_of = |at: Address| names.get(at.segment()).copied().unwrap_or("the block's stages");
+    let name = |at: Address| format!("word {} of {}", at.offset() / 8, name_of(at));
     let steps = trace.iter().filter_map(|(event, place)| {
         Some(Step { number: event.step, who: place.to_string(), what: what(event.action, name)? })
     });
