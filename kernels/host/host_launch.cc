@@ -3,7 +3,7 @@
 // crates/myelon-sim builds this file and calls it. A launch starts one OS thread for each GPU thread of one
 // rank and returns when all have ended; ranks are launched side by side by the caller.
 
-#include "../src/all_reduce_ring.cu"
+#include "entries.h"
 
 #include <thread>
 #include <vector>
@@ -13,24 +13,6 @@ namespace myelon {
 thread_local HostThread host_thread;
 
 namespace {
-
-struct Entry {
-    char const* name;
-    void (*kernel)(AllReduceArgs const&);
-};
-
-#define MYELON_ENTRIES(type)                                             \
-    {"all_reduce_ring_" #type "_sum", all_reduce_ring_##type##_sum},     \
-        {"all_reduce_ring_" #type "_prod", all_reduce_ring_##type##_prod}, \
-        {"all_reduce_ring_" #type "_min", all_reduce_ring_##type##_min}, \
-        {"all_reduce_ring_" #type "_max", all_reduce_ring_##type##_max},
-
-Entry const entries[] = {
-    // clang-format off
-    MYELON_ENTRIES(f16) MYELON_ENTRIES(bf16) MYELON_ENTRIES(f32) MYELON_ENTRIES(f64) MYELON_ENTRIES(i8)
-    MYELON_ENTRIES(u8) MYELON_ENTRIES(i32) MYELON_ENTRIES(u32) MYELON_ENTRIES(i64) MYELON_ENTRIES(u64)
-    // clang-format on
-};
 
 struct LayoutRow {
     char const* name;
