@@ -2,43 +2,7 @@
 
 use half::{bf16, f16};
 use myelon_collectives::DataType;
-
-/// A small generator of numbers: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
-/// generators", OOPSLA 2014).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The generator of `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.bits() % end as u64) as usize
-    }
-
-    /// One of `values`.
-    pub fn pick<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.below(values.len())]
-    }
-
-    /// `bytes` bytes of anything.
-    pub fn bytes(&mut self, bytes: usize) -> Vec<u8> {
-        let mut data: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| self.bits().to_ne_bytes()).collect();
-        data.truncate(bytes);
-        data
-    }
-}
+pub use myelon_sim::model::Random;
 
 /// Which elements a test takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

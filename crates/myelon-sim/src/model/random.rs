@@ -32,6 +32,13 @@ impl Random {
         (self.bits() >> 56) < u64::from(of_256)
     }
 
+    /// `bytes` bytes of anything.
+    pub fn bytes(&mut self, bytes: usize) -> Vec<u8> {
+        let mut data: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| self.bits().to_le_bytes()).collect();
+        data.truncate(bytes);
+        data
+    }
+
     /// One of `choices`.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]

@@ -114,7 +114,7 @@ fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut R
         for rank in 0..ranks {
             let elements = elements(case, rank, number);
             let skew = call.skewed * (rank + 1) * size % 16;
-            let given: Vec<u8> = (0..elements * size).map(|_| random.bits() as u8).collect();
+            let given = random.bytes(elements * size);
             let input =
                 world.memory(format!("input {number} of rank {rank}"), skew + given.len(), size).plus(skew);
             world.set(input, &given);
