@@ -1,4 +1,4 @@
-// convert_host.h: integer types, vec16 and the conversions of 16-bit floats, for every body of the port that runs on a host.
+// convert_host.h: integer types, vectors and the conversions of 16-bit floats, for every body of the port that runs on a host.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,12 @@ static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "addresses and words are 6
 
 struct alignas(16) vec16 {
     u32 word[4];
+};
+struct alignas(8) vec8 {
+    u32 word[2];
+};
+struct alignas(16) pair64 {
+    u64 word[2];
 };
 
 inline float f32_from_bits(u32 bits) {

@@ -3,7 +3,10 @@
 #pragma once
 
 #include "../checks/staged_copy.cu"
+#include "../src/all_reduce_direct.cu"
+#include "../src/all_reduce_one_shot.cu"
 #include "../src/all_reduce_ring.cu"
+#include "../src/all_reduce_two_shot.cu"
 
 namespace myelon {
 namespace {
@@ -13,11 +16,13 @@ struct Entry {
     void (*kernel)(AllReduceArgs const&);
 };
 
-#define MYELON_ENTRIES(type)                                             \
-    {"all_reduce_ring_" #type "_sum", all_reduce_ring_##type##_sum},     \
-        {"all_reduce_ring_" #type "_prod", all_reduce_ring_##type##_prod}, \
-        {"all_reduce_ring_" #type "_min", all_reduce_ring_##type##_min}, \
-        {"all_reduce_ring_" #type "_max", all_reduce_ring_##type##_max},
+#define MYELON_ENTRY(algorithm, type, op) {"all_reduce_" #algorithm "_" #type "_" #op, all_reduce_##algorithm##_##type##_##op},
+#define MYELON_ENTRIES_OF(algorithm, type)                                          \
+    MYELON_ENTRY(algorithm, type, sum) MYELON_ENTRY(algorithm, type, prod)          \
+    MYELON_ENTRY(algorithm, type, min) MYELON_ENTRY(algorithm, type, max)
+#define MYELON_ENTRIES(type)                                                        \
+    MYELON_ENTRIES_OF(ring, type) MYELON_ENTRIES_OF(one_shot, type)                 \
+    MYELON_ENTRIES_OF(two_shot, type) MYELON_ENTRIES_OF(direct, type)
 
 Entry const entries[] = {
     // clang-format off

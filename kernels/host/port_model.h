@@ -58,6 +58,13 @@ inline u64* block_words() { return myelon_model_block_words(); }
 inline u64 ld_relaxed_sys(u64 const* word) { return myelon_model_load(word, 0); }
 inline u64 ld_acquire_sys(u64 const* word) { return myelon_model_load(word, 1); }
 inline void st_relaxed_sys(u64* word, u64 value) { myelon_model_store(word, value); }
+inline pair64 ld_relaxed_sys(pair64 const* words) {
+    return {{ld_relaxed_sys(&words->word[0]), ld_relaxed_sys(&words->word[1])}};
+}
+inline void st_relaxed_sys(pair64* words, pair64 const& value) {
+    for (u32 i = 0; i < 2; ++i) st_relaxed_sys(&words->word[i], value.word[i]);
+}
+inline void after_earlier_work() {}
 inline u64 exchange_relaxed_sys(u64* word, u64 value) { return myelon_model_exchange(word, value); }
 inline void fence_acq_rel_sys() { myelon_model_fence(); }
 

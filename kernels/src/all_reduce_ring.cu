@@ -24,11 +24,12 @@
 // ERRORS    A wait that ends badly records why, raises every rank's abort word, and the block returns at
 //           once: nothing more is published, no credit is returned, no cursor moves.
 
+#include "myelon/all_reduce.cuh"
 #include "myelon/payload.cuh"
-#include "myelon/reduce.cuh"
 #include "myelon/window.cuh"
 
 namespace myelon {
+namespace ring {
 
 // Copies of 16 bytes that a mover has in flight at once, where vectors move whole.
 constexpr u32 depth_whole = 4;
@@ -194,7 +195,7 @@ template <typename E, typename Op, u32 most, u32 depth>
 MYELON_DEVICE void sum_piece(AllReduceArgs const& args, Turn const& turn) {
     using Unit = typename E::Unit;
     Payload<Unit> const input(args.input, args.bytes), output(args.output, args.bytes);
-    u32 const divisor = (args.flags & flag_average) != 0 ? args.ranks : 1;
+    u32 const divisor = divisor_of(args);
     u64 const start = turn.chunk.piece_start(args.rank);
     u32 const count = turn.chunk.piece_count(args.rank);
     bool const whole_in = input.whole_to(turn.chunk.end), whole_out = output.whole_to(turn.chunk.end);
@@ -272,38 +273,19 @@ MYELON_DEVICE void for_lanes(AllReduceArgs const& args, Serve serve) {
 }
 
 template <typename E, typename Op>
-MYELON_DEVICE void all_reduce_ring(AllReduceArgs const& args) {
+MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     using Unit = typename E::Unit;
     switch (static_cast<Role>(block_index() / args.workers)) {
-        case Role::scatter: return for_lanes(args, [&](u32 lane) { return scatter_role<Unit>(args, lane); });
+        case Role::scatter:
+            if (block_index() == 0 && thread_index() == 0) say_call(args);
+            return for_lanes(args, [&](u32 lane) { return scatter_role<Unit>(args, lane); });
         case Role::reduce: return for_lanes(args, [&](u32 lane) { return reduce_role<E, Op>(args, lane); });
         case Role::gather: return for_lanes(args, [&](u32 lane) { return gather_role<Unit>(args, lane); });
     }
 }
 
-#define MYELON_ALL_REDUCE_OP(dtype, op) \
-    MYELON_KERNEL(all_reduce_ring_##dtype##_##op) { all_reduce_ring<element::dtype, op>(args); }
-#define MYELON_ALL_REDUCE(dtype)     \
-    MYELON_ALL_REDUCE_OP(dtype, sum)  \
-    MYELON_ALL_REDUCE_OP(dtype, prod) \
-    MYELON_ALL_REDUCE_OP(dtype, min)  \
-    MYELON_ALL_REDUCE_OP(dtype, max)
-#define MYELON_ALL_REDUCE_EXPANDED(dtype) MYELON_ALL_REDUCE(dtype)
+}  // namespace ring
 
-// A compiler that makes one type at a time, in several threads, says which.
-#if defined(MYELON_DTYPE)
-MYELON_ALL_REDUCE_EXPANDED(MYELON_DTYPE)
-#else
-MYELON_ALL_REDUCE(f16)
-MYELON_ALL_REDUCE(bf16)
-MYELON_ALL_REDUCE(f32)
-MYELON_ALL_REDUCE(f64)
-MYELON_ALL_REDUCE(i8)
-MYELON_ALL_REDUCE(u8)
-MYELON_ALL_REDUCE(i32)
-MYELON_ALL_REDUCE(u32)
-MYELON_ALL_REDUCE(i64)
-MYELON_ALL_REDUCE(u64)
-#endif
+MYELON_ALL_REDUCE(ring)
 
 }  // namespace myelon

@@ -5,7 +5,7 @@
 //! `myelon_lanes::Pool`. Cannot catch: a mistake that both sides share; the crates' own tests are for that.
 
 use bytemuck::Zeroable;
-use myelon_lanes::{Lanes, Pool};
+use myelon_lanes::{Inbox, Lanes, Pool};
 use myelon_ring::WindowLayout;
 use myelon_ring::words::{AllReduceArgs, Movement};
 use proptest::prelude::*;
@@ -98,9 +98,15 @@ proptest! {
     }
 
     #[test]
-    fn a_pool_is_as_large_as_its_window((ranks, lanes, capacity, piece_bytes) in windows()) {
+    fn a_pool_is_as_large_as_its_window(
+        (ranks, lanes, capacity, piece_bytes) in windows(), (inbox_lanes, pairs) in (1..=9u32, 0..=99u32),
+    ) {
+        let inbox = Inbox { lanes: inbox_lanes, packets: 2 * pairs };
         let layout = WindowLayout::new(ranks, lanes, capacity, piece_bytes).unwrap();
-        let pool = Pool { lanes: lanes as u32, slots: capacity as u32, piece_bytes: piece_bytes as u32 };
+        let layout = layout
+            .with_inbox(myelon_ring::Inbox { lanes: inbox.lanes as usize, packets: inbox.packets as usize })
+            .unwrap();
+        let pool = Pool { lanes: lanes as u32, slots: capacity as u32, piece_bytes: piece_bytes as u32, inbox };
         prop_assert_eq!(pool.window_bytes(ranks as u32), layout.bytes() as u64);
     }
 }

@@ -8,6 +8,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use myelon_collectives::{DataType, ReduceOp, reference};
+use myelon_ring::Inbox;
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
 use myelon_tests::data::{Fill, Random, elements};
 
@@ -58,7 +59,15 @@ impl Ranks {
         let capacity = random.pick(&[1, 2, 4]);
         let credit_batch = 1 + random.below(capacity);
         let first = random.pick(&[0, u64::MAX - 5]);
-        let shape = Shape { ranks, lanes: 2, capacity, piece_bytes: 48, credit_batch, first };
+        let shape = Shape {
+            ranks,
+            lanes: 2,
+            capacity,
+            piece_bytes: 48,
+            credit_batch,
+            first,
+            inbox: Inbox { lanes: 3, packets: 64 },
+        };
         Self { shape, ranks: HostRanks::new(shape).unwrap(), random, calls: 0 }
     }
 
@@ -79,9 +88,10 @@ impl Ranks {
         let guards_before = (guards(&from), guards(&to));
 
         let average = op == ReduceOp::Avg;
-        let kernel = format!("all_reduce_ring_{dtype}_{}", if average { ReduceOp::Sum } else { op });
+        let algorithm = random.pick(&["ring", "one_shot", "two_shot", "direct"]);
+        let kernel = format!("all_reduce_{algorithm}_{dtype}_{}", if average { ReduceOp::Sum } else { op });
         *calls += 1;
-        let lanes = 1 + random.below(2);
+        let lanes = 1 + random.below(if algorithm == "ring" { shape.lanes } else { shape.inbox.lanes });
         let call = KernelCall {
             kernel: &kernel,
             call: *calls,
@@ -127,7 +137,7 @@ fn every_type_and_operation() {
     for ranks in [2, 3] {
         let mut group = Ranks::new(ranks, ranks as u64);
         for dtype in DataType::ALL {
-            for op in operations(dtype) {
+            for op in operations(dtype).chain(operations(dtype)) {
                 group.check(dtype, op, Fill::Ordinary);
             }
         }

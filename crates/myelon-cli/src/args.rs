@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
-use myelon_lanes::{Forced, Policy};
+use myelon_lanes::{Algorithm, Forced, Policy};
 
 use crate::explain::Explain;
 use crate::simulate::Simulate;
@@ -136,6 +136,12 @@ pub struct PlanFlags {
     /// How plans are chosen: auto (what measures best), harness or yali (the heuristics of the ancestors)
     #[arg(long, value_name = "auto|harness|yali", help_heading = "Plan")]
     pub policy: Option<Policy>,
+    /// Force the algorithm: one-shot, two-shot, direct or ring; refused where it cannot run
+    #[arg(long, value_name = "NAME", help_heading = "Plan")]
+    pub algo: Option<Algorithm>,
+    /// What buffers calls may have: windows (all ranks reach them: 'direct' can run) or any
+    #[arg(long, value_enum, value_name = "windows|any", help_heading = "Plan")]
+    pub buffers: Option<Buffers>,
     /// Force the number of lanes
     #[arg(long, value_name = "N", help_heading = "Plan")]
     pub lanes: Option<u32>,
@@ -145,9 +151,24 @@ pub struct PlanFlags {
     /// Force the number of slots of a ring, a power of two
     #[arg(long, value_name = "N", help_heading = "Plan")]
     pub slots: Option<u32>,
-    /// Force the number of blocks of the launch, a multiple of 3
+    /// Force the number of blocks of the launch: of the ring a multiple of 3
     #[arg(long, value_name = "N", help_heading = "Plan")]
     pub blocks: Option<u32>,
+    /// Launch no more blocks than this, so that other kernels have the rest of the GPU
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub max_blocks: Option<u32>,
+    /// Force the number of threads of a block, a multiple of 32
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    pub threads: Option<u32>,
+}
+
+/// What buffers are promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Buffers {
+    /// Memory that all ranks may read and write
+    Windows,
+    /// Any memory of the rank
+    Any,
 }
 
 // Paragraphs are one line, which clap wraps; tables are narrow enough for 80 columns.
@@ -231,16 +252,21 @@ impl Sizes {
 impl PlanFlags {
     /// `settings` with what the flags say in place of theirs, number by number.
     pub fn over(&self, settings: Settings) -> Settings {
-        let Self { policy, lanes, slot_bytes, slots, blocks } = *self;
+        let Self { policy, algo, buffers, lanes, slot_bytes, slots, blocks, max_blocks, threads } = *self;
         let forced = settings.forced;
         let forced = Forced {
+            algorithm: algo.or(forced.algorithm),
             lanes: lanes.or(forced.lanes),
             piece_bytes: slot_bytes.or(forced.piece_bytes),
             slots: slots.or(forced.slots),
             blocks: blocks.or(forced.blocks),
-            threads: forced.threads,
+            blocks_max: max_blocks.or(forced.blocks_max),
+            threads: threads.or(forced.threads),
         };
-        Settings { forced, policy: policy.or(settings.policy), ..settings }
+        // The command's own buffers are windows, so it says so unless somebody says otherwise.
+        let windows = buffers.map(|buffers| buffers == Buffers::Windows).or(settings.windows);
+        let windows = Some(windows.unwrap_or(true));
+        Settings { forced, policy: policy.or(settings.policy), windows, ..settings }
     }
 }
 

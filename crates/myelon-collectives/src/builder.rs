@@ -49,6 +49,8 @@ pub(crate) struct Config {
     deadline: Option<Duration>,
     first_sequence: u64,
     pub kernels: Kernels,
+    /// Every buffer of every call is a window.
+    pub windows: bool,
 }
 
 impl Builder {
@@ -64,7 +66,7 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels } = settings;
+        let Settings { backend, ranks, forced, policy, deadline, kernels, windows } = settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -72,6 +74,7 @@ impl Builder {
         config.policy = policy.or(config.policy);
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
+        config.windows = windows.unwrap_or(config.windows);
         self
     }
 
@@ -116,6 +119,16 @@ impl Builder {
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.config.policy = Some(policy);
+        self
+    }
+
+    /// Promises that every buffer of every call is memory that this communicator's ranks allocated
+    /// ([`Communicator::buffer`], [`Communicator::region`]), so that data may go from buffer to buffer without
+    /// staging: faster for middle sizes. The same on all ranks. Calls with other memory are then refused. Not
+    /// promised if not said; the host has no use for it.
+    #[must_use]
+    pub fn windows(mut self, windows: bool) -> Self {
+        self.config.windows = windows;
         self
     }
 
@@ -224,7 +237,7 @@ impl Config {
 
     /// The tuning that was given or one for `machine`, with what is forced.
     pub fn tuning(&self, machine: impl FnOnce() -> Machine) -> Tuning {
-        let mut tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine()));
+        let mut tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine())).windows(self.windows);
         if let Some(policy) = self.policy {
             tuning = tuning.policy(policy);
         }

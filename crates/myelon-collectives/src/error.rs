@@ -355,6 +355,10 @@ fn waiting_name(waiting_for: WaitingFor) -> &'static str {
         WaitingFor::ScatterCredit => "credit of the scatter",
         WaitingFor::GatherSlot => "slot of the gather",
         WaitingFor::GatherCredit => "credit of the gather",
+        WaitingFor::Packet => "a packet of the payload",
+        WaitingFor::SumPacket => "a packet of the sum",
+        WaitingFor::Start => "the start",
+        WaitingFor::End => "the end",
     }
 }
 

@@ -28,8 +28,9 @@ pub enum Kernels {
 /// |---|---|---|
 /// | `MYELON_BACKEND` | `auto`, `host`, `cuda` | [`crate::Builder::backend`] |
 /// | `MYELON_RANKS` | `2..=8` | [`crate::Builder::ranks`] |
-/// | `MYELON_LANES`, `MYELON_SLOT_BYTES`, `MYELON_SLOTS`, `MYELON_BLOCKS` | as [`Forced::set`] reads them | [`crate::Builder::forced`] |
+/// | `MYELON_ALGO`, `MYELON_LANES`, `MYELON_SLOT_BYTES`, `MYELON_SLOTS`, `MYELON_BLOCKS`, `MYELON_MAX_BLOCKS` | as [`Forced::set`] reads them | [`crate::Builder::forced`] |
 /// | `MYELON_POLICY` | a [`Policy`] | [`crate::Builder::policy`] |
+/// | `MYELON_BUFFERS` | `any`, `windows` | [`crate::Builder::windows`] |
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
 /// | `MYELON_KERNELS` | `auto`, `aot`, `nvrtc` | the CUDA backend |
 /// | `MYELON_CACHE_DIR` | a directory | the CUDA backend: kernels compiled at run time |
@@ -62,17 +63,22 @@ pub struct Settings {
     pub deadline: Option<Duration>,
     /// Where kernels come from.
     pub kernels: Kernels,
+    /// Whether every buffer of every call is a window.
+    pub windows: Option<bool>,
 }
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 16] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
+        "MYELON_ALGO",
         "MYELON_LANES",
         "MYELON_SLOT_BYTES",
         "MYELON_SLOTS",
         "MYELON_BLOCKS",
+        "MYELON_MAX_BLOCKS",
+        "MYELON_BUFFERS",
         "MYELON_POLICY",
         "MYELON_DEADLINE_MS",
         "MYELON_KERNELS",
@@ -124,7 +130,19 @@ impl Settings {
                 let ranks = text.parse().ok().filter(|ranks| (2..=8).contains(ranks));
                 self.ranks = Some(ranks.ok_or_else(|| refuse("a number from 2 to 8"))?);
             }
-            "LANES" | "SLOT_BYTES" | "SLOTS" | "BLOCKS" => {
+            "ALGO" => {
+                let algorithm =
+                    text.parse().map_err(|_| refuse("one of one-shot, two-shot, direct, ring"))?;
+                self.forced.algorithm = Some(algorithm);
+            }
+            "BUFFERS" => {
+                self.windows = match text {
+                    "any" => Some(false),
+                    "windows" => Some(true),
+                    _ => return Err(refuse("one of any, windows")),
+                };
+            }
+            "LANES" | "SLOT_BYTES" | "SLOTS" | "BLOCKS" | "MAX_BLOCKS" => {
                 self.forced.set(short, text).map_err(|error| refuse(&format!("a number ({error})")))?;
             }
             "POLICY" => {
@@ -156,6 +174,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use myelon_lanes::Algorithm;
+
     use super::*;
     use crate::error::ErrorKind;
 
@@ -164,10 +184,13 @@ mod tests {
         let values = [
             "cuda",
             "3",
+            "two-shot",
             "4",
             "16K",
             "8",
             "12",
+            "30",
+            "windows",
             "yali",
             "250",
             "nvrtc",
@@ -182,10 +205,16 @@ mod tests {
         let expected = Settings {
             backend: Some(Backend::Cuda),
             ranks: Some(3),
-            forced: Forced { blocks: Some(12), ..forced },
+            forced: Forced {
+                algorithm: Some(Algorithm::TwoShot),
+                blocks: Some(12),
+                blocks_max: Some(30),
+                ..forced
+            },
             policy: Some(Policy::Yali),
             deadline: Some(Duration::from_millis(250)),
             kernels: Kernels::Nvrtc,
+            windows: Some(true),
         };
         assert_eq!(settings, expected);
     }
@@ -221,6 +250,9 @@ mod tests {
             ("MYELON_SLOT_BYTES", "16KB"),
             ("MYELON_SLOTS", "many"),
             ("MYELON_BLOCKS", "3.5"),
+            ("MYELON_MAX_BLOCKS", "few"),
+            ("MYELON_ALGO", "tree"),
+            ("MYELON_BUFFERS", "own"),
             ("MYELON_POLICY", "fast"),
             ("MYELON_DEADLINE_MS", "0"),
             ("MYELON_DEADLINE_MS", "1s"),

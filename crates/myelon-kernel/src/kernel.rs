@@ -9,19 +9,28 @@ use crate::module::Module;
 use crate::nvrtc::nvrtc;
 use crate::stream::DeviceStream;
 use cudarc::driver::sys;
+use myelon_lanes::Algorithm;
 use myelon_ring::words::AllReduceArgs;
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// The sources whose kernels take [`AllReduceArgs`] and are named `source_dtype_op`.
-const ALL_REDUCE: [&str; 1] = ["all_reduce_ring"];
+/// The source whose kernels are an algorithm's; they take [`AllReduceArgs`] and are named `source_dtype_op`.
+fn source_of(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::OneShot => "all_reduce_one_shot",
+        Algorithm::TwoShot => "all_reduce_two_shot",
+        Algorithm::Direct => "all_reduce_direct",
+        Algorithm::Ring => "all_reduce_ring",
+    }
+}
 
 /// All kernels of one GPU, on the GPU and ready to launch.
 ///
 /// Dropping it unloads them: no launch may be queued or running, and no captured graph may hold one.
 #[derive(Debug)]
 pub struct Kernels {
+    /// By algorithm, type and operation, in the order of their lists.
     kernels: Vec<Kernel>,
     image: Image,
     // After the kernels: their handles are the modules'.
@@ -86,15 +95,16 @@ impl Kernels {
         image: Image,
     ) -> Result<Self, KernelError> {
         let mut kernels = Vec::new();
-        for (only, module) in &modules {
-            if !ALL_REDUCE.contains(&module.source_name()) {
-                continue;
-            }
-            for dtype in DTYPES.iter().filter(|dtype| only.is_none_or(|only| only == **dtype)) {
-                for op in OPS {
-                    let name = format!("{}_{dtype}_{op}", module.source_name());
-                    kernels.push(Kernel::new(device, module.function(&name)?, name)?);
-                }
+        for source in Algorithm::ALL.map(source_of) {
+            for (dtype, op) in DTYPES.into_iter().flat_map(|dtype| OPS.map(|op| (dtype, op))) {
+                let name = format!("{source}_{dtype}_{op}");
+                let holds = |(only, module): &&(Option<&str>, Module)| {
+                    module.source_name() == source && only.is_none_or(|only| only == dtype)
+                };
+                let Some((_, module)) = modules.iter().find(holds) else {
+                    return Err(KernelError::UnknownKernel { name });
+                };
+                kernels.push(Kernel::new(device, module.function(&name)?, name)?);
             }
         }
         tracing::debug!(device = device.ordinal(), %image, kernels = kernels.len(), "kernels loaded");
@@ -102,14 +112,21 @@ impl Kernels {
         Ok(Self { kernels, image, _modules: modules })
     }
 
-    /// The ring all-reduce for `dtype` and `op`, words of [`DTYPES`] and [`OPS`].
+    /// The all-reduce by `algorithm` for `dtype` and `op`, words of [`DTYPES`] and [`OPS`].
     ///
     /// # Errors
     ///
     /// [`KernelError::UnknownKernel`] for other words.
-    pub fn all_reduce_ring(&self, dtype: &str, op: &str) -> Result<&Kernel, KernelError> {
-        let name = format!("all_reduce_ring_{dtype}_{op}");
-        self.kernels.iter().find(|kernel| kernel.name == name).ok_or(KernelError::UnknownKernel { name })
+    pub fn all_reduce(&self, algorithm: Algorithm, dtype: &str, op: &str) -> Result<&Kernel, KernelError> {
+        let first = Algorithm::ALL.iter().position(|&other| other == algorithm);
+        let (of_type, of_op) =
+            (DTYPES.iter().position(|it| *it == dtype), OPS.iter().position(|it| *it == op));
+        match (first, of_type, of_op) {
+            (Some(first), Some(of_type), Some(of_op)) => {
+                Ok(&self.kernels[(first * DTYPES.len() + of_type) * OPS.len() + of_op])
+            }
+            _ => Err(KernelError::UnknownKernel { name: format!("{}_{dtype}_{op}", source_of(algorithm)) }),
+        }
     }
 
     /// All of them.
@@ -132,6 +149,16 @@ pub struct LaunchShape {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+}
+
+/// How a launch stands to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launching {
+    /// All blocks of the grid start together or none.
+    Together,
+    /// Blocks need not start together. The grid may be prepared while the launch before it still runs, where the
+    /// GPU offers that; the kernel itself waits for all earlier work of the stream.
+    Following,
 }
 
 /// One kernel on one GPU.
@@ -248,7 +275,7 @@ impl Kernel {
         Ok(blocks)
     }
 
-    /// Queues a launch on `stream`, cooperatively: the driver starts all blocks together or none.
+    /// Queues a launch on `stream`.
     ///
     /// # Errors
     ///
@@ -263,6 +290,7 @@ impl Kernel {
         &self,
         stream: &DeviceStream,
         shape: LaunchShape,
+        launching: Launching,
         args: &AllReduceArgs,
     ) -> Result<(), KernelError> {
         let (needed, seen) = (self.device.ordinal(), stream.device().ordinal());
@@ -282,8 +310,18 @@ impl Kernel {
         }
 
         let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
-        value.cooperative = 1;
-        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+        let id = match launching {
+            Launching::Together => {
+                value.cooperative = 1;
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+            }
+            Launching::Following => {
+                value.programmaticStreamSerializationAllowed = 1;
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            }
+        };
+        // GPUs before sm_90 prepare no launch ahead.
+        let plain = launching == Launching::Following && self.device.info().compute_capability.0 < 9;
         let mut attributes = [sys::CUlaunchAttribute { id, pad: [0; 4], value }];
         let config = sys::CUlaunchConfig {
             gridDimX: shape.blocks,
@@ -295,7 +333,7 @@ impl Kernel {
             sharedMemBytes: shape.shared_bytes,
             hStream: stream.raw(),
             attrs: attributes.as_mut_ptr(),
-            numAttrs: 1,
+            numAttrs: u32::from(!plain),
         };
         let mut parameters: [*mut c_void; 1] = [std::ptr::from_ref(args).cast_mut().cast()];
         tracing::trace!(kernel = self.name, ?shape, device = needed, "launch");

@@ -56,7 +56,7 @@ pub use device::{Device, Location};
 pub use error::KernelError;
 pub use fault::FaultPage;
 pub use image::{AOT, DTYPES, Image, ImageChoice, OPS};
-pub use kernel::{Kernel, Kernels, LaunchShape};
+pub use kernel::{Kernel, Kernels, LaunchShape, Launching};
 pub use memory::{DeviceMemory, DeviceSpan, PAGE_BYTES};
 pub use node::{DeviceInfo, Node, PeerLink, probe};
 pub use rings::{Launched, Operand, RankRings, RingCall};

@@ -69,6 +69,8 @@ pub struct DeviceMemory {
     device: Device,
     bytes: usize,
     exportable: bool,
+    /// The GPUs that may read and write it.
+    users: Vec<usize>,
 }
 
 struct Pages(sys::CUmemGenericAllocationHandle);
@@ -124,7 +126,16 @@ impl DeviceMemory {
             .collect();
         // SAFETY: the whole range was mapped just now; `access` outlives the call.
         unsafe { call!(cuMemSetAccess(addresses.start, mapped, access.as_ptr(), access.len())) }?;
-        Ok(Self { _mapping: mapping, _pages: pages, addresses, device: device.clone(), bytes, exportable })
+        let users = users.iter().map(|user| user.ordinal()).collect();
+        Ok(Self {
+            _mapping: mapping,
+            _pages: pages,
+            addresses,
+            device: device.clone(),
+            bytes,
+            exportable,
+            users,
+        })
     }
 
     /// The GPU whose memory it is.
@@ -145,6 +156,11 @@ impl DeviceMemory {
     /// The bytes that it takes on the GPU, a multiple of [`PAGE_BYTES`].
     pub fn mapped_bytes(&self) -> usize {
         self.addresses.bytes
+    }
+
+    /// Whether GPU `ordinal` may read and write it.
+    pub fn is_reached_by(&self, ordinal: usize) -> bool {
+        self.users.contains(&ordinal)
     }
 
     /// Whether it was made so that another process may map it.

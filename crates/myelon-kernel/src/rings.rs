@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use myelon_lanes::Plan;
+use myelon_lanes::{Algorithm, Inbox, Plan};
 use myelon_ring::WindowLayout;
 use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, RANKS_MAX};
 
@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::KernelError;
 use crate::fault::FaultPage;
 use crate::image::{Image, ImageChoice};
-use crate::kernel::{Kernels, LaunchShape};
+use crate::kernel::{Kernels, LaunchShape, Launching};
 use crate::memory::{DeviceMemory, DeviceSpan};
 use crate::shared::{Prepared, SharedMemory, StreamUse, Users};
 use crate::stream::DeviceStream;
@@ -23,7 +23,7 @@ struct Group {
     devices: Vec<Device>,
     /// `None` only while it is dropped.
     parts: Option<Parts>,
-    users: Users,
+    users: Arc<Users>,
 }
 
 /// What kernels of all ranks touch.
@@ -78,7 +78,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.users.bury(Box::new(self.parts.take()));
+        self.users.bury(&[], Box::new(self.parts.take()));
     }
 }
 
@@ -183,6 +183,22 @@ impl Operand {
             memory.used_by(work);
         }
     }
+
+    fn reached_by(&self, users: &Arc<Users>) {
+        if let Self::Shared { memory, .. } = self {
+            memory.reached_by(users);
+        }
+    }
+
+    /// Whether all of `devices` may read and write it.
+    pub fn is_window_of(&self, devices: &[Device]) -> bool {
+        match self {
+            Self::Shared { memory, .. } => {
+                devices.iter().all(|device| memory.memory().is_reached_by(device.ordinal()))
+            }
+            Self::Foreign(_) => false,
+        }
+    }
 }
 
 /// What a rank calls. All ranks pass the same, or find out that they do not.
@@ -242,12 +258,8 @@ impl RankRings {
         let share =
             |device: &Device| devices.iter().filter(|other| other.ordinal() == device.ordinal()).count();
         let shares: Vec<u32> = devices.iter().map(|device| share(device) as u32).collect();
-        let group = Arc::new(Group {
-            layout,
-            devices: devices.to_vec(),
-            parts: Some(parts),
-            users: Users::default(),
-        });
+        let group =
+            Arc::new(Group { layout, devices: devices.to_vec(), parts: Some(parts), users: Arc::default() });
         let ranks = all_kernels.into_iter().zip(shares).enumerate().map(|(rank, (kernels, share))| Self {
             rank,
             group: group.clone(),
@@ -310,7 +322,8 @@ impl RankRings {
         output: &Operand,
         stream: &Arc<DeviceStream>,
     ) -> Result<Launched, KernelError> {
-        let kernel = self.kernels.all_reduce_ring(call.dtype, call.op)?;
+        let algorithm = call.plan.algorithm;
+        let kernel = self.kernels.all_reduce(algorithm, call.dtype, call.op)?;
         let (layout, plan) = (&self.group.layout, call.plan);
         let (from, to) = (input.span()?, output.span()?);
         for (what, span) in [("the input", &from), ("the output", &to)] {
@@ -320,7 +333,11 @@ impl RankRings {
             }
         }
         check_operands(call.dtype, &from, &to)?;
-        self.check_plan(plan)?;
+        if algorithm == Algorithm::Direct && ![input, output].iter().all(|it| self.is_window(it)) {
+            let reason = "a direct call needs memory that every rank may read and write";
+            return Err(KernelError::Operands { reason });
+        }
+        self.check_plan(plan, from.bytes())?;
         let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
         let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
         if shape.blocks > available {
@@ -342,6 +359,8 @@ impl RankRings {
             fault: parts.faults[self.rank].address(),
             deadline_ns: u64::try_from(call.deadline.as_nanos()).unwrap_or(u64::MAX),
             host_abort: parts.faults[self.rank].abort_address(),
+            epoch_offset: layout.epoch_offset() as u64,
+            inbox_offset: layout.inbox_offset() as u64,
             cursor_offset: layout.cursor_offset() as u64,
             gating_offset: layout.gating_offset() as u64,
             sequence_offset: layout.sequence_offset() as u64,
@@ -356,25 +375,43 @@ impl RankRings {
             piece_bytes: plan.piece_bytes,
             credit_batch: plan.credit_batch,
             flags: if call.average { FLAG_AVERAGE } else { 0 },
+            inbox_lanes: layout.inbox().lanes as u32,
+            inbox_packets: layout.inbox().packets as u32,
+        };
+        // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers.
+        let launching = match algorithm {
+            Algorithm::Ring => Launching::Together,
+            Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct => Launching::Following,
         };
         let prepared = Prepared::new(stream)?;
         // SAFETY: the windows, the fault page and shared operands are borrowed here, and kept until `stream`
         // has passed the launch by the lines below; foreign operands by the promise that made them. Lengths,
         // geometry and the plan's bounds were checked, and the layout wrote the windows that the offsets
         // describe.
-        unsafe { kernel.launch(stream, shape, &args) }?;
+        unsafe { kernel.launch(stream, shape, launching, &args) }?;
         let work = prepared.queued(stream).inspect_err(|_| {
             // Nobody can tell when the launch is done: what it uses stays.
             std::mem::forget((self.group.clone(), input.clone(), output.clone()));
         })?;
         self.group.users.add(&work);
+        if algorithm == Algorithm::Direct {
+            // Peers touch it too, and where a rank gives up nobody knows for how long.
+            for operand in [input, output] {
+                operand.reached_by(&self.group.users);
+            }
+        }
         input.used_by(&work);
         output.used_by(&work);
         Ok(Launched { kernel: kernel.name().to_owned(), shape, work })
     }
 
+    /// Whether every rank of the communicator may read and write `operand`.
+    pub fn is_window(&self, operand: &Operand) -> bool {
+        operand.is_window_of(&self.group.devices)
+    }
+
     /// Refuses a plan that reaches beyond the windows.
-    fn check_plan(&self, plan: &Plan) -> Result<(), KernelError> {
+    fn check_plan(&self, plan: &Plan, bytes: usize) -> Result<(), KernelError> {
         let layout = &self.group.layout;
         let most = |what: &'static str, seen: u32, most: usize| {
             let seen = seen as usize;
@@ -385,14 +422,29 @@ impl RankRings {
             }
         };
         most("ranks", plan.ranks, layout.ranks())?;
+        most("threads beyond whole warps, plus 1,", plan.threads % 32 + 1, 1)?;
+        if plan.algorithm != Algorithm::Ring {
+            let inbox = layout.inbox();
+            most("lanes", plan.lanes, inbox.lanes)?;
+            most("blocks", plan.blocks, plan.lanes as usize)?;
+            most("lanes without a block, plus 1,", plan.lanes - plan.blocks + 1, 1)?;
+            // A warp that speaks to the peers, and one that moves.
+            most("warps beyond one", (plan.threads / 32).saturating_sub(1), 15)?;
+            let room = Inbox { lanes: inbox.lanes as u32, packets: inbox.packets as u32 };
+            let bytes_max = plan.algorithm.bytes_max(plan.ranks, room);
+            if bytes as u64 > bytes_max {
+                let (what, most) = ("bytes of the payload", bytes_max as usize);
+                return Err(KernelError::PlanBeyondWindow { what, seen: bytes, most });
+            }
+            return Ok(());
+        }
         most("lanes", plan.lanes, layout.lanes())?;
         most("slots", plan.slots, layout.capacity())?;
         most("slot bytes", plan.piece_bytes.next_multiple_of(128), layout.slot_bytes() - 128)?;
         most("credit batch", plan.credit_batch, layout.capacity())?;
         most("workers", plan.blocks / 3, plan.lanes as usize)?;
-        // Whole vectors of 16 bytes; whole warps, of which one signals and at least one moves.
+        // Whole vectors of 16 bytes; of the warps one signals and at least one moves.
         most("bytes beyond whole vectors, plus 1,", plan.piece_bytes % 16 + 1, 1)?;
-        most("threads beyond whole warps, plus 1,", plan.threads % 32 + 1, 1)?;
         most("warps that move", (plan.threads / 32).saturating_sub(1), 15)
     }
 }

@@ -105,10 +105,11 @@ impl Users {
         users.push(new.clone());
     }
 
-    /// Drops `what` once none of them can use it any more, and does not wait for that.
-    pub fn bury(&self, what: Box<dyn Send>) {
+    /// Drops `what` once none of them, nor of `others`, can use it any more, and does not wait for that.
+    pub fn bury(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
         reap();
-        let users = std::mem::take(&mut *lock(&self.0));
+        let mut users = std::mem::take(&mut *lock(&self.0));
+        others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
         let busy = users.iter().filter(|user| !user.is_done());
         let Ok(ends) = busy.map(StreamUse::end).collect::<Result<Vec<_>, _>>() else {
             // Nobody can tell when it is free: it stays.
@@ -152,17 +153,20 @@ fn reap() {
 pub struct SharedMemory {
     memory: Option<DeviceMemory>,
     users: Users,
+    /// The users of communicators whose ranks reach it from other GPUs.
+    reached: Mutex<Vec<Arc<Users>>>,
 }
 
 impl SharedMemory {
-    /// As [`DeviceMemory::allocate`], for `device` alone.
+    /// As [`DeviceMemory::allocate`].
     ///
     /// # Errors
     ///
     /// Those of [`DeviceMemory::allocate`].
-    pub fn allocate(device: &Device, bytes: usize) -> Result<Self, KernelError> {
+    pub fn allocate(device: &Device, bytes: usize, peers: &[Device]) -> Result<Self, KernelError> {
         reap();
-        Ok(Self { memory: Some(DeviceMemory::allocate(device, bytes, &[])?), users: Users::default() })
+        let memory = Some(DeviceMemory::allocate(device, bytes, peers)?);
+        Ok(Self { memory, users: Users::default(), reached: Mutex::default() })
     }
 
     /// The memory itself. [`SharedMemory::used_by`] must be told of the work that is queued on it.
@@ -174,11 +178,20 @@ impl SharedMemory {
     pub fn used_by(&self, work: &StreamUse) {
         self.users.add(work);
     }
+
+    /// Keeps the memory until whatever `users` have queued by its end is done.
+    pub(crate) fn reached_by(&self, users: &Arc<Users>) {
+        let mut reached = lock(&self.reached);
+        if !reached.iter().any(|known| Arc::ptr_eq(known, users)) {
+            reached.push(users.clone());
+        }
+    }
 }
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        self.users.bury(Box::new(self.memory.take()));
+        let reached = std::mem::take(&mut *lock(&self.reached));
+        self.users.bury(&reached, Box::new(self.memory.take()));
     }
 }
 

@@ -101,7 +101,11 @@ fn a_fault_page_has_an_address_on_the_gpu() {
 
 fn kernels_load_in_some_way() {
     let kernels = Kernels::load(&gpus()[0], ImageChoice::Auto).unwrap();
-    eprintln!("{}: {:?}", kernels.image(), kernels.all_reduce_ring("bf16", "sum").unwrap());
+    eprintln!(
+        "{}: {:?}",
+        kernels.image(),
+        kernels.all_reduce(myelon_lanes::Algorithm::Ring, "bf16", "sum").unwrap()
+    );
 }
 
 /// Ignored where this build has no image for the GPU, or this machine has no NVRTC.

@@ -10,6 +10,7 @@
 
 use libtest_mimic::{Arguments, Trial};
 use myelon_kernel::*;
+use myelon_lanes::Algorithm;
 use myelon_ring::words::AllReduceArgs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -216,13 +217,16 @@ fn kernels_load_launch_and_report() {
                 panic!("{}", kernels.image())
             };
             assert_eq!(*seen, cached, "the second GPU takes what the first had compiled");
-            assert_eq!(kernels.iter().count(), DTYPES.len() * OPS.len());
+            assert_eq!(kernels.iter().count(), Algorithm::ALL.len() * DTYPES.len() * OPS.len());
         }
         let kernels = Kernels::load(&gpus[0], ImageChoice::Nvrtc).unwrap();
-        let kernel = kernels.all_reduce_ring("bf16", "sum").unwrap();
+        let kernel = kernels.all_reduce(Algorithm::Ring, "bf16", "sum").unwrap();
         assert_eq!(kernel.name(), "all_reduce_ring_bf16_sum");
         assert_eq!((kernel.registers(), kernel.static_shared_bytes(), kernel.threads_max()), (100, 128, 512));
-        assert!(matches!(kernels.all_reduce_ring("bf16", "avg"), Err(KernelError::UnknownKernel { .. })));
+        assert!(matches!(
+            kernels.all_reduce(Algorithm::Ring, "bf16", "avg"),
+            Err(KernelError::UnknownKernel { .. })
+        ));
         assert_eq!(kernel.resident_blocks(512, 0), Ok(132));
         assert_eq!(kernel.resident_blocks(128, 0), Ok(528));
         assert_eq!(kernel.resident_blocks(512, 100 << 10), Ok(132));
@@ -237,7 +241,7 @@ fn kernels_load_launch_and_report() {
         let shape = |blocks, threads| LaunchShape { blocks, threads, shared_bytes: 0 };
         let launch = |stream: &DeviceStream, blocks, threads| {
             // SAFETY: the fake touches only the fault page, which lives.
-            unsafe { kernel.launch(stream, shape(blocks, threads), &args) }
+            unsafe { kernel.launch(stream, shape(blocks, threads), Launching::Together, &args) }
         };
         let refused = launch(&stream, 133, 512).unwrap_err();
         assert!(matches!(refused, KernelError::NotResident { needed: 133, available: 132, .. }), "{refused}");

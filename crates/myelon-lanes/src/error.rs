@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::algorithm::Algorithm;
+
 /// A number outside of what is allowed, and what is allowed.
 ///
 /// # Example
@@ -89,6 +91,32 @@ pub enum PlanError {
         needed: u64,
         /// Bytes that are allowed.
         allowed: u64,
+    },
+    /// The forced algorithm, or one of a table's row, cannot run in this communicator.
+    #[error("{algorithm} cannot run here: it needs {needed}")]
+    AlgorithmHere {
+        /// Which one.
+        algorithm: Algorithm,
+        /// What is missing.
+        needed: &'static str,
+    },
+    /// The forced algorithm cannot carry so large a payload.
+    #[error("{algorithm} carries at most {most} bytes between {ranks} ranks, not {bytes}")]
+    AlgorithmBytes {
+        /// Which one.
+        algorithm: Algorithm,
+        /// Number of ranks.
+        ranks: u32,
+        /// Bytes of the payload.
+        bytes: u64,
+        /// The most that it carries.
+        most: u64,
+    },
+    /// The model of time does not cover the algorithm.
+    #[error("the model of time knows the ring, not {algorithm}")]
+    NotModelled {
+        /// Which one.
+        algorithm: Algorithm,
     },
     /// A row of a tuning table holds a number out of its bounds. Rows count from 0.
     #[error("row {row} of the tuning table: {bound}")]

@@ -21,19 +21,21 @@
 //!
 //! let tuning = Tuning::new(Machine::h200());
 //! let choice = tuning.plan(&Request { ranks: 8, bytes: 56 << 20, element_bytes: 2 })?;
-//! assert_eq!(choice.plan.to_string(), "ring lanes=28 blocks=84 threads=512 slot=10KiB slots=4");
+//! assert_eq!(choice.plan.to_string(), "ring lanes=28 blocks=84 threads=512 slot=7KiB slots=4");
 //! assert!(choice.why.to_string().starts_with("automatic"));
 //!
 //! let lanes = choice.plan.geometry(56 << 20)?;
 //! assert_eq!(lanes.lane(0).bytes, 2 << 20);
-//! assert_eq!(lanes.rounds(0), 26); // of 8 ranks x 10 KiB
-//! assert_eq!(lanes.piece(0, 1, 7).bytes, 10 << 10);
+//! assert_eq!(lanes.rounds(0), 37); // of 8 ranks x 7 KiB
+//! assert_eq!(lanes.piece(0, 1, 7).bytes, 7 << 10);
 //! # Ok::<(), myelon_lanes::PlanError>(())
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod algorithm;
 mod error;
+mod family;
 mod geometry;
 mod gpu;
 pub mod harness;
@@ -46,10 +48,11 @@ mod tuning;
 mod why;
 pub mod yali;
 
+pub use algorithm::{Algorithm, Inbox, PACKET_PAYLOAD_BYTES};
 pub use error::{Bound, PlanError, SettingError};
 pub use geometry::{BYTES_MAX, Lanes, RANKS_MAX, Span, VECTOR_BYTES, split};
 pub use machine::Machine;
-pub use plan::{Algorithm, Plan, Pool};
+pub use plan::{Plan, Pool};
 pub use settings::{Forced, LANES_MAX, PIECE_BYTES_MAX, Policy, SLOTS_MAX, format_bytes, parse_bytes};
 pub use table::{Row, Table};
 pub use tuning::{Choice, RING_BYTES_FORCED_MAX, RING_BYTES_MAX, Request, Tuning};

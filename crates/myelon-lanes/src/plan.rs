@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use crate::algorithm::{Algorithm, Inbox};
 use crate::error::{Bound, PlanError};
+use crate::family;
 use crate::geometry::{Lanes, VECTOR_BYTES, check_piece_bytes, ranks_bound};
 use crate::settings::{LANES_MAX, PIECE_BYTES_MAX, SLOTS_MAX, format_bytes};
 
@@ -12,21 +14,6 @@ pub(crate) const ROLES: u32 = 3;
 const MOVEMENTS: u64 = 2;
 /// Bytes of the line that slots start on, and of a slot's trailer.
 const LINE: u64 = 128;
-
-/// What a collective is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// The persistent producer-consumer kernel over slotted credit rings, between all pairs of ranks.
-    Ring,
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ring => "ring",
-        })
-    }
-}
 
 /// What will be launched for one call.
 ///
@@ -50,11 +37,11 @@ pub struct Plan {
     pub ranks: u32,
     /// Lanes that the payload is split over.
     pub lanes: u32,
-    /// Blocks of the launch, three (one a role) for each worker.
+    /// Blocks of the launch: of the ring three (one a role) for each worker, else one for each lane.
     pub blocks: u32,
     /// Threads a block.
     pub threads: u32,
-    /// Payload bytes of a slot at most, a multiple of 16.
+    /// Payload bytes of a slot at most, a multiple of 16. Only the ring has slots.
     pub piece_bytes: u32,
     /// Slots a ring, a power of two.
     pub slots: u32,
@@ -66,7 +53,7 @@ impl Plan {
     /// Bits of [`Plan::word`].
     pub const WORD_BITS: u32 = 14;
 
-    /// Blocks a role. Block `b` of a role serves the lanes `b`, `b + workers`, `b + 2 * workers`, ...
+    /// Blocks a role of the ring. Block `b` of a role serves the lanes `b`, `b + workers`, `b + 2 * workers`, ...
     pub fn workers(&self) -> u32 {
         self.blocks / ROLES
     }
@@ -82,7 +69,11 @@ impl Plan {
 
     /// The least pool that this plan fits.
     pub fn pool(&self) -> Pool {
-        Pool { lanes: self.lanes, slots: self.slots, piece_bytes: self.piece_bytes }
+        let Self { lanes, slots, piece_bytes, .. } = *self;
+        match self.algorithm {
+            Algorithm::Ring => Pool { lanes, slots, piece_bytes, inbox: Inbox::NONE },
+            _ => Pool { lanes: 0, slots, piece_bytes, inbox: family::inbox(self.ranks) },
+        }
     }
 
     /// Bytes of a rank's window if it were laid out for this plan alone; a communicator allocates the
@@ -100,11 +91,10 @@ impl Plan {
             .saturating_mul(self.piece_bytes.into())
     }
 
-    /// A checksum of what ranks must agree on besides the payload: lanes, slots, slot bytes and ranks.
+    /// A checksum of what ranks must agree on besides the payload: algorithm, lanes, slots, slot bytes, ranks.
     ///
-    /// It goes into the call word that each slot carries. It is a weighted sum modulo the largest prime
-    /// below 2^14, so two plans of up to 16,380 lanes that differ in **one** of the four always differ
-    /// here, except where slot bytes differ by a multiple of 262,096. Plans that differ in several
+    /// It goes into the call word that each slot and each header carries. It is a weighted sum modulo the largest
+    /// prime below 2^14, so two plans of up to 16,380 lanes that differ in **one** of these always differ here, except where slot bytes differ by a multiple of 262,096. Plans that differ in several
     /// agree by chance once in 16,381.
     ///
     /// ```
@@ -122,7 +112,8 @@ impl Plan {
         let weighted = u64::from(self.lanes)
             + u64::from(self.piece_bytes) / VECTOR_BYTES * 3_571
             + u64::from(self.slots) * 9_973
-            + u64::from(self.ranks) * 12_289;
+            + u64::from(self.ranks) * 12_289
+            + self.algorithm as u64 * 5_003;
         (weighted % PRIME) as u32
     }
 
@@ -138,9 +129,14 @@ impl Plan {
         let (value, most) = (self.slots.into(), SLOTS_MAX.into());
         Bound { name: "slots", value, rule: "a power of two", least: 1, most }
             .check_and(self.slots.is_power_of_two())?;
-        let (value, most) = (self.blocks.into(), (ROLES * self.lanes).into());
-        Bound { name: "blocks", value, rule: "a multiple of 3", least: ROLES.into(), most }
-            .check_and(self.blocks.is_multiple_of(ROLES))?;
+        let value = self.blocks.into();
+        if self.algorithm == Algorithm::Ring {
+            let most = (ROLES * self.lanes).into();
+            Bound { name: "blocks", value, rule: "a multiple of 3", least: ROLES.into(), most }
+                .check_and(self.blocks.is_multiple_of(ROLES))?;
+        } else {
+            Bound::number("blocks", value, self.lanes.into(), self.lanes.into()).check()?;
+        }
         Bound::number("threads", self.threads.into(), 1, 1024).check()?;
         Bound::number("credit batch", self.credit_batch.into(), 1, self.slots.into()).check()?;
         Ok(())
@@ -150,6 +146,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { algorithm, lanes, blocks, threads, slots, .. } = self;
+        if *algorithm != Algorithm::Ring {
+            return write!(f, "{algorithm} lanes={lanes} blocks={blocks} threads={threads}");
+        }
         let slot = format_bytes(self.piece_bytes.into());
         write!(f, "{algorithm} lanes={lanes} blocks={blocks} threads={threads} slot={slot} slots={slots}")
     }
@@ -163,7 +162,7 @@ impl fmt::Display for Plan {
 /// use myelon_lanes::{Machine, Tuning};
 ///
 /// let pool = Tuning::new(Machine::h200()).pool(8)?;
-/// assert_eq!(pool.to_string(), "lanes=28 slot=10KiB slots=4");
+/// assert_eq!(pool.to_string(), "lanes=28 slot=7KiB slots=4, 16384 packets");
 /// assert!(pool.window_bytes(8) <= 16 << 20);
 /// # Ok::<(), myelon_lanes::PlanError>(())
 /// ```
@@ -175,11 +174,16 @@ pub struct Pool {
     pub slots: u32,
     /// Payload bytes that a slot can hold.
     pub piece_bytes: u32,
+    /// Room for packets.
+    pub inbox: Inbox,
 }
 
 impl Pool {
-    /// Whether `plan` can run in these rings.
+    /// Whether `plan` can run in this window.
     pub fn fits(&self, plan: &Plan) -> bool {
+        if plan.algorithm != Algorithm::Ring {
+            return plan.lanes <= self.inbox.lanes;
+        }
         plan.lanes <= self.lanes && plan.slots == self.slots && plan.piece_bytes <= self.piece_bytes
     }
 
@@ -189,8 +193,10 @@ impl Pool {
     /// |---|---|
     /// | abort word | 128 |
     /// | cursors | 8 for each of 3 roles and each lane, rounded up to 128 |
+    /// | epochs | 8 for each lane of the inbox, rounded up to 128 |
     /// | gating | 128 for each of `2 * (ranks - 1) * lanes` rings |
     /// | sequence | 8 a slot, rounded up to 128 a ring |
+    /// | inbox | 16 for each of `2 * (ranks - 1) * (4 * lanes + packets)` packets, rounded up to 128 |
     /// | slots | the payload rounded up to 128, and 128 for the trailer, each |
     ///
     /// The layout itself is `WindowLayout` of `myelon-ring`, which this crate does not know; a test
@@ -201,14 +207,16 @@ impl Pool {
         let rings = u128::from(MOVEMENTS) * u128::from(ranks.saturating_sub(1)) * lanes;
         let cursors = (u128::from(ROLES) * lanes * 8).next_multiple_of(line);
         let ring = line + (slots * 8).next_multiple_of(line) + slots * (piece.next_multiple_of(line) + line);
-        u64::try_from((line + cursors).saturating_add(rings.saturating_mul(ring))).unwrap_or(u64::MAX)
+        let inbox = u128::from(self.inbox.bytes(ranks));
+        u64::try_from((line + cursors + inbox).saturating_add(rings.saturating_mul(ring))).unwrap_or(u64::MAX)
     }
 }
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slot = format_bytes(self.piece_bytes.into());
-        write!(f, "lanes={} slot={slot} slots={}", self.lanes, self.slots)
+        write!(f, "lanes={} slot={slot} slots={}", self.lanes, self.slots)?;
+        if self.inbox == Inbox::NONE { Ok(()) } else { write!(f, ", {} packets", self.inbox.packets) }
     }
 }
 
@@ -233,9 +241,10 @@ mod tests {
         let rings = 2 * 7 * 32;
         let words = 128 + 3 * 32 * 8 + rings * (128 + 128);
         assert_eq!(PLAN.footprint(), words + rings * 4 * (8192 + 128));
-        let odd = Pool { lanes: 1, slots: 32, piece_bytes: 48 };
+        let odd = Pool { lanes: 1, slots: 32, piece_bytes: 48, inbox: Inbox::NONE };
         assert_eq!(odd.window_bytes(2), 128 + 128 + 2 * (128 + 256 + 32 * (128 + 128)));
-        let absurd = Pool { lanes: u32::MAX, slots: u32::MAX, piece_bytes: u32::MAX };
+        let most = u32::MAX;
+        let absurd = Pool { lanes: most, slots: most, piece_bytes: most, inbox: Inbox::NONE };
         assert_eq!(absurd.window_bytes(u32::MAX), u64::MAX);
     }
 
@@ -257,7 +266,9 @@ mod tests {
     #[test]
     fn each_field_out_of_bounds_is_refused() {
         assert_eq!(PLAN.check(), Ok(()));
+        assert_eq!(Plan { algorithm: Algorithm::Direct, blocks: 32, ..PLAN }.check(), Ok(()));
         for (plan, seen) in [
+            (Plan { algorithm: Algorithm::OneShot, ..PLAN }, "blocks is 96, needed a number from 32 to 32"),
             (Plan { ranks: 1, ..PLAN }, "ranks is 1,"),
             (Plan { lanes: 0, ..PLAN }, "lanes is 0,"),
             (Plan { lanes: 31, ..PLAN }, "blocks is 96, needed a multiple of 3 from 3 to 93"),
@@ -285,6 +296,7 @@ mod tests {
             assert_eq!(words.len(), plans.len());
         };
         all_differ((1..=LANES_MAX).map(|lanes| Plan { lanes, ..PLAN }).collect());
+        all_differ(Algorithm::ALL.map(|algorithm| Plan { algorithm, ..PLAN }).to_vec());
         all_differ((2..=8).map(|ranks| Plan { ranks, ..PLAN }).collect());
         all_differ((0..=10).map(|log2| Plan { slots: 1 << log2, ..PLAN }).collect());
         all_differ((4..=24).map(|log2| Plan { piece_bytes: 1 << log2, ..PLAN }).collect());

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::algorithm::Algorithm;
 use crate::error::{Bound, PlanError, SettingError};
 use crate::geometry::check_piece_bytes;
 use crate::machine::Machine;
@@ -19,11 +20,16 @@ pub const SLOTS_MAX: u32 = 1024;
 ///
 /// | name | field | allowed |
 /// |---|---|---|
+/// | `algo` | algorithm | `one-shot`, `two-shot`, `direct`, `ring` |
 /// | `lanes` | lanes | `1..=1024` |
 /// | `slot-bytes` | payload bytes of a slot | a multiple of 16, `16..=16 MiB` |
 /// | `slots` | slots a ring | a power of two, `1..=1024` |
 /// | `blocks` | blocks a launch | a multiple of 3, at most 3 a lane and what can be resident |
+/// | `max-blocks` | blocks a launch at most, where `blocks` is not forced | at least 3 |
 /// | `threads` | threads a block | a multiple of 32, `64..=512`; on the host 1 |
+///
+/// Lanes, slots and blocks are the ring's where no other algorithm is forced, and so force the ring. Other
+/// algorithms have a block for each lane, and no slots.
 ///
 /// # Example
 ///
@@ -39,6 +45,8 @@ pub const SLOTS_MAX: u32 = 1024;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forced {
+    /// Algorithm of every call.
+    pub algorithm: Option<Algorithm>,
     /// Lanes of every call.
     pub lanes: Option<u32>,
     /// Payload bytes of every slot.
@@ -47,6 +55,8 @@ pub struct Forced {
     pub slots: Option<u32>,
     /// Blocks of every launch.
     pub blocks: Option<u32>,
+    /// Blocks of every launch at most.
+    pub blocks_max: Option<u32>,
     /// Threads of every block.
     pub threads: Option<u32>,
 }
@@ -68,19 +78,21 @@ impl Forced {
     ///
     /// let mut forced = Forced::default();
     /// let error = forced.set("lane", "8").unwrap_err();
-    /// assert_eq!(error.to_string(), "unknown setting `lane`; known: lanes, slot-bytes, slots, blocks, threads");
+    /// assert_eq!(error.to_string(), "unknown setting `lane`; known: algo, lanes, slot-bytes, slots, blocks, max-blocks, threads");
     /// let error = forced.set("SLOTS", "many").unwrap_err();
     /// assert_eq!(error.to_string(), "slots: `many` is no whole number from 0 to 4294967295");
     /// ```
     pub fn set(&mut self, name: &str, text: &str) -> Result<(), SettingError> {
         match name.to_ascii_lowercase().replace('_', "-").as_str() {
+            "algo" => self.algorithm = Some(text.trim().parse()?),
             "lanes" => self.lanes = Some(parse_count("lanes", text)?),
             "slot-bytes" => self.piece_bytes = Some(parse_slot_bytes(text)?),
             "slots" => self.slots = Some(parse_count("slots", text)?),
             "blocks" => self.blocks = Some(parse_count("blocks", text)?),
+            "max-blocks" => self.blocks_max = Some(parse_count("max-blocks", text)?),
             "threads" => self.threads = Some(parse_count("threads", text)?),
             _ => {
-                let known = "lanes, slot-bytes, slots, blocks, threads";
+                let known = "algo, lanes, slot-bytes, slots, blocks, max-blocks, threads";
                 return Err(SettingError::Unknown { what: "setting", seen: name.into(), known });
             }
         }
@@ -90,6 +102,12 @@ impl Forced {
     /// Nothing is forced.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether the ring has to carry every call: it is forced, or its shape is and no other algorithm.
+    pub(crate) fn is_ring(&self) -> bool {
+        let shaped = Self { algorithm: None, threads: None, blocks_max: None, ..*self };
+        self.algorithm.map_or(!shaped.is_empty(), |algorithm| algorithm == Algorithm::Ring)
     }
 
     /// Blocks a role, where blocks are forced.
@@ -109,7 +127,15 @@ impl Forced {
             Bound { name: "slots", value, rule: "a power of two", least: 1, most }
                 .check_and(slots.is_power_of_two())?;
         }
-        if let Some(blocks) = self.blocks {
+        if let Some(blocks_max) = self.blocks_max {
+            Bound::number("max-blocks", blocks_max.into(), ROLES.into(), u64::MAX).check()?;
+        }
+        if let (Some(blocks), Some(Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct)) =
+            (self.blocks, self.algorithm)
+        {
+            let (least, most) = self.lanes.map_or((1, machine.blocks_max), |lanes| (lanes, lanes));
+            Bound::number("blocks", blocks.into(), least.into(), most.into()).check()?;
+        } else if let Some(blocks) = self.blocks {
             let most = machine.blocks_max.min(ROLES * self.lanes.unwrap_or(LANES_MAX)) / ROLES * ROLES;
             let (value, least) = (blocks.into(), ROLES.into());
             Bound { name: "blocks", value, rule: "a multiple of 3", least, most: most.into() }
@@ -132,10 +158,12 @@ impl fmt::Display for Forced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
         let mut word = |name: &str, value: Option<String>| words.extend(value.map(|v| format!("{name}={v}")));
+        word("algo", self.algorithm.map(|algorithm| algorithm.to_string()));
         word("lanes", self.lanes.map(|lanes| lanes.to_string()));
         word("slot", self.piece_bytes.map(|bytes| format_bytes(bytes.into())));
         word("slots", self.slots.map(|slots| slots.to_string()));
         word("blocks", self.blocks.map(|blocks| blocks.to_string()));
+        word("max-blocks", self.blocks_max.map(|blocks| blocks.to_string()));
         word("threads", self.threads.map(|threads| threads.to_string()));
         f.write_str(&words.join(" "))
     }
@@ -315,14 +343,24 @@ mod tests {
     fn every_setting_is_set_by_its_name_and_only_that_one() {
         let mut forced = Forced::default();
         assert!(forced.is_empty());
-        for (name, text) in
-            [("Lanes", "1"), ("SLOT_BYTES", "2K"), ("slots", " 4 "), ("blocks", "3"), ("threads", "64")]
-        {
+        for (name, text) in [
+            ("Lanes", "1"),
+            ("SLOT_BYTES", "2K"),
+            ("slots", " 4 "),
+            ("blocks", "3"),
+            ("threads", "64"),
+            ("algo", "ring"),
+            ("MAX_BLOCKS", "9"),
+        ] {
             forced.set(name, text).unwrap();
         }
         let (lanes, piece_bytes, slots, blocks, threads) = (Some(1), Some(2048), Some(4), Some(3), Some(64));
-        assert_eq!(forced, Forced { lanes, piece_bytes, slots, blocks, threads });
-        assert_eq!(forced.to_string(), "lanes=1 slot=2KiB slots=4 blocks=3 threads=64");
+        let (algorithm, blocks_max) = (Some(Algorithm::Ring), Some(9));
+        assert_eq!(forced, Forced { algorithm, lanes, piece_bytes, slots, blocks, blocks_max, threads });
+        assert_eq!(
+            forced.to_string(),
+            "algo=ring lanes=1 slot=2KiB slots=4 blocks=3 max-blocks=9 threads=64"
+        );
 
         let before = forced;
         for (name, text) in

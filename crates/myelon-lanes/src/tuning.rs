@@ -1,9 +1,11 @@
 //! From a machine, a policy, a table and forced values to the plan of a call.
 
+use crate::algorithm::{Algorithm, Inbox};
 use crate::error::{Bound, PlanError};
+use crate::family;
 use crate::geometry::{BYTES_MAX, VECTOR_BYTES, ranks_bound};
 use crate::machine::Machine;
-use crate::plan::{Algorithm, Plan, Pool, ROLES};
+use crate::plan::{Plan, Pool, ROLES};
 use crate::settings::{Forced, Policy};
 use crate::table::{Row, Table};
 use crate::why::Why;
@@ -18,6 +20,8 @@ pub const RING_BYTES_FORCED_MAX: u64 = 1 << 30;
 /// The smallest slot that is taken to fit more lanes into the memory; below, lanes give way. Origin:
 /// pieces below 2 KiB never won (8 x H200, 2026-11-20).
 const PIECE_BYTES_LEAST: u32 = 2 << 10;
+/// Slots are taken in steps of this.
+const PIECE_BYTES_STEP: u32 = 1 << 10;
 
 /// One call, as far as plans depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +76,13 @@ pub struct Tuning {
     policy: Policy,
     forced: Forced,
     table: Table,
+    windows: bool,
 }
 
 /// What a plan takes its numbers from, where they are not forced.
 enum Source<'a> {
     Row(usize, &'a Row),
+    Family(Algorithm),
     Gpu,
     Host,
     Policy { lanes: u32, piece_bytes: u32 },
@@ -85,7 +91,13 @@ enum Source<'a> {
 impl Tuning {
     /// The automatic policy for `machine`: no table, nothing forced.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, policy: Policy::Auto, forced: Forced::default(), table: Table::default() }
+        Self {
+            machine,
+            policy: Policy::Auto,
+            forced: Forced::default(),
+            table: Table::default(),
+            windows: false,
+        }
     }
 
     /// Takes another policy.
@@ -98,6 +110,13 @@ impl Tuning {
     #[must_use]
     pub fn forced(self, forced: Forced) -> Self {
         Self { forced, ..self }
+    }
+
+    /// Whether every buffer of every call is a window, which all ranks may read and write. Then data may go
+    /// from buffer to buffer.
+    #[must_use]
+    pub fn windows(self, windows: bool) -> Self {
+        Self { windows, ..self }
     }
 
     /// Takes a tuning table, which only [`Policy::Auto`] looks at.
@@ -113,8 +132,8 @@ impl Tuning {
 
     /// What a communicator of `ranks` ranks allocates once.
     ///
-    /// With rows for these ranks in the table, it is the most that a row asks for, and other sizes make
-    /// do with it. Else the slots are the largest multiple of 2 KiB that keeps the rings in
+    /// With rows of the ring for these ranks in the table, it is the most that a row asks for, and other sizes
+    /// make do with it. Else the slots are the largest multiple of 1 KiB that keeps the window in
     /// [`RING_BYTES_MAX`], and lanes give way where even slots of 2 KiB do not fit.
     ///
     /// # Errors
@@ -130,9 +149,10 @@ impl Tuning {
             Some(pool) => pool,
             None => self.pool_of_rule(ranks),
         };
-        let Pool { lanes, slots, piece_bytes } = pool;
+        let Pool { lanes, slots, piece_bytes, .. } = pool;
         let needed = pool.window_bytes(ranks);
-        let shape_is_forced = !Forced { threads: None, ..self.forced }.is_empty();
+        let unshaped = Forced { algorithm: None, blocks_max: None, threads: None, ..self.forced };
+        let shape_is_forced = !unshaped.is_empty();
         let allowed = if shape_is_forced { RING_BYTES_FORCED_MAX } else { RING_BYTES_MAX };
         if needed > allowed {
             return Err(PlanError::Memory { ranks, lanes, slots, piece_bytes, needed, allowed });
@@ -154,31 +174,16 @@ impl Tuning {
             return Err(PlanError::Element { bytes, element_bytes });
         }
 
-        let source = self.source(request);
-        let (lanes, piece_bytes) = match source {
-            Source::Row(_, row) => (row.lanes, row.piece_bytes),
-            Source::Gpu => (gpu::lanes(bytes, ranks), pool.piece_bytes),
-            Source::Host => (host::lanes(bytes), pool.piece_bytes),
-            Source::Policy { lanes, piece_bytes } => (lanes, piece_bytes),
+        let source = self.source(request)?;
+        let algorithm = match source {
+            Source::Row(_, row) => row.algorithm,
+            Source::Family(algorithm) => algorithm,
+            _ => Algorithm::Ring,
         };
-        let lanes =
-            self.forced.lanes.unwrap_or(lanes.max(self.forced.workers().unwrap_or(1)).min(pool.lanes));
-        let workers = match (self.forced.workers(), &source) {
-            (Some(workers), _) => workers,
-            (None, Source::Row(_, row)) => row.workers.min(lanes),
-            (None, _) => workers(lanes, self.workers_max()),
+        let plan = match algorithm {
+            Algorithm::Ring => self.ring_plan(&source, request, &pool),
+            _ => self.family_plan(algorithm, &source, request, &pool)?,
         };
-        let plan = Plan {
-            algorithm: Algorithm::Ring,
-            ranks,
-            lanes,
-            blocks: ROLES * workers,
-            threads: self.forced.threads.unwrap_or(if self.machine.host { 1 } else { gpu::THREADS }),
-            piece_bytes: self.forced.piece_bytes.unwrap_or(piece_bytes.min(pool.piece_bytes)),
-            slots: pool.slots,
-            credit_batch: (pool.slots / 2).max(1),
-        };
-
         let why = self.why(&source, &plan, &pool);
         if self.forced.is_empty() {
             return Ok(Choice { plan, why });
@@ -186,16 +191,122 @@ impl Tuning {
         Ok(Choice { plan, why: Why::Forced { forced: self.forced, others: Box::new(why) } })
     }
 
-    fn source(&self, request: &Request) -> Source<'_> {
+    /// The plan of an algorithm that has a block for each lane, and no slots.
+    fn family_plan(
+        &self,
+        algorithm: Algorithm,
+        source: &Source<'_>,
+        request: &Request,
+        pool: &Pool,
+    ) -> Result<Plan, PlanError> {
+        let Request { ranks, bytes, .. } = *request;
+        let most = algorithm.bytes_max(ranks, pool.inbox);
+        if bytes > most {
+            return Err(PlanError::AlgorithmBytes { algorithm, ranks, bytes, most });
+        }
+        let automatic = family::shape(algorithm, ranks, bytes, self.blocks_max());
+        let (lanes, threads) = match *source {
+            Source::Row(_, row) => (row.lanes.min(self.blocks_max()), row.threads),
+            _ => (automatic.lanes, automatic.threads),
+        };
+        let lanes = self.forced.lanes.or(self.forced.blocks).unwrap_or(lanes);
+        Bound::number("lanes", lanes.into(), 1, pool.inbox.lanes.min(self.machine.blocks_max).into())
+            .check()?;
+        Ok(Plan {
+            algorithm,
+            ranks,
+            lanes,
+            blocks: lanes,
+            threads: self.forced.threads.unwrap_or(threads),
+            piece_bytes: pool.piece_bytes,
+            slots: pool.slots,
+            credit_batch: (pool.slots / 2).max(1),
+        })
+    }
+
+    fn ring_plan(&self, source: &Source<'_>, request: &Request, pool: &Pool) -> Plan {
+        let Request { ranks, bytes, .. } = *request;
+        let (lanes, piece_bytes) = match *source {
+            Source::Row(_, row) => (row.lanes, row.piece_bytes),
+            Source::Family(_) | Source::Gpu => (gpu::lanes(bytes, ranks), pool.piece_bytes),
+            Source::Host => (host::lanes(bytes), pool.piece_bytes),
+            Source::Policy { lanes, piece_bytes } => (lanes, piece_bytes),
+        };
+        let lanes =
+            self.forced.lanes.unwrap_or(lanes.max(self.forced.workers().unwrap_or(1)).min(pool.lanes));
+        let workers = match (self.forced.workers(), source) {
+            (Some(workers), _) => workers,
+            (None, Source::Row(_, row)) => (row.blocks / ROLES).min(lanes).min(self.blocks_max() / ROLES),
+            (None, _) => workers(lanes, self.blocks_max() / ROLES),
+        };
+        let threads = match *source {
+            _ if self.machine.host => 1,
+            Source::Row(_, row) => row.threads,
+            _ => gpu::THREADS,
+        };
+        Plan {
+            algorithm: Algorithm::Ring,
+            ranks,
+            lanes,
+            blocks: ROLES * workers,
+            threads: self.forced.threads.unwrap_or(threads),
+            piece_bytes: self.forced.piece_bytes.unwrap_or(piece_bytes.min(pool.piece_bytes)),
+            slots: pool.slots,
+            credit_batch: (pool.slots / 2).max(1),
+        }
+    }
+
+    /// What decides, once what is forced has been looked at.
+    fn source(&self, request: &Request) -> Result<Source<'_>, PlanError> {
+        if let Some(algorithm) = self.forced.algorithm.filter(|&forced| forced != Algorithm::Ring) {
+            self.check_family(algorithm)?;
+            return Ok(match self.table.find(request.ranks, self.windows, request.bytes) {
+                Some((place, row)) if row.algorithm == algorithm => Source::Row(place, row),
+                _ => Source::Family(algorithm),
+            });
+        }
+        Ok(self.unforced_source(request))
+    }
+
+    /// Refuses an algorithm that cannot run here, whatever the payload.
+    fn check_family(&self, algorithm: Algorithm) -> Result<(), PlanError> {
+        let needed = if self.machine.host {
+            "GPUs as ranks"
+        } else if self.policy != Policy::Auto {
+            "policy auto, as the others know the ring only"
+        } else if self.forced.piece_bytes.is_some() || self.forced.slots.is_some() {
+            "no slots, but some are forced"
+        } else if algorithm == Algorithm::Direct && !self.windows {
+            "buffers that are windows, which was not promised"
+        } else {
+            return Ok(());
+        };
+        Err(PlanError::AlgorithmHere { algorithm, needed })
+    }
+
+    /// Whether only the ring can run.
+    fn is_ring_only(&self) -> bool {
+        self.machine.host || self.policy != Policy::Auto || self.forced.is_ring()
+    }
+
+    fn unforced_source(&self, request: &Request) -> Source<'_> {
         let Request { ranks, bytes, element_bytes } = *request;
         let lanes = match self.policy {
             Policy::Harness => harness::auto_lane_count(bytes),
             Policy::Yali => yali::lane_count(bytes, element_bytes),
             Policy::Auto => {
-                return match self.table.find(ranks, bytes) {
-                    Some((place, row)) => Source::Row(place, row),
-                    None if self.machine.host => Source::Host,
-                    None => Source::Gpu,
+                let row = self.table.find(ranks, self.windows, bytes);
+                let row = row.filter(|(_, row)| row.algorithm == Algorithm::Ring || !self.is_ring_only());
+                if let Some((place, row)) = row {
+                    return Source::Row(place, row);
+                }
+                if self.machine.host {
+                    return Source::Host;
+                }
+                return match family::choose(ranks, bytes, self.windows) {
+                    Algorithm::Ring => Source::Gpu,
+                    _ if self.is_ring_only() => Source::Gpu,
+                    algorithm => Source::Family(algorithm),
                 };
             }
         };
@@ -207,6 +318,10 @@ impl Tuning {
         let machine = &self.machine;
         match *source {
             Source::Row(place, row) => Why::Row { place, row: *row },
+            Source::Family(algorithm) => {
+                let most = family::bytes_max(algorithm, plan.ranks);
+                Why::Family { machine: machine.name.clone(), algorithm, ranks: plan.ranks, most }
+            }
             Source::Gpu => Why::Gpu {
                 machine: machine.name.clone(),
                 lanes_max: gpu::lanes_max(plan.ranks),
@@ -226,8 +341,13 @@ impl Tuning {
         }
     }
 
-    fn workers_max(&self) -> u32 {
-        self.machine.blocks_max / ROLES
+    /// Blocks of a launch at most.
+    fn blocks_max(&self) -> u32 {
+        self.machine.blocks_max.min(self.forced.blocks_max.unwrap_or(u32::MAX))
+    }
+
+    fn inbox(&self, ranks: u32) -> Inbox {
+        if self.is_ring_only() { Inbox::NONE } else { family::inbox(ranks) }
     }
 
     /// Lanes, slots and payload bytes of a slot that the rule would take if memory were free.
@@ -237,32 +357,43 @@ impl Tuning {
                 lanes: harness::LANES_MAX,
                 slots: harness::SLOTS,
                 piece_bytes: harness::SLOT_BYTES_MAX,
+                inbox: Inbox::NONE,
             },
             Policy::Auto if self.machine.host => {
-                Pool { lanes: host::LANES_MAX, slots: host::SLOTS, piece_bytes: host::PIECE_BYTES_MAX }
+                let (lanes, piece_bytes) = (host::LANES_MAX, host::PIECE_BYTES_MAX);
+                Pool { lanes, slots: host::SLOTS, piece_bytes, inbox: Inbox::NONE }
             }
-            Policy::Auto => {
-                Pool { lanes: gpu::lanes_max(ranks), slots: gpu::SLOTS, piece_bytes: gpu::PIECE_BYTES_MAX }
-            }
+            Policy::Auto => Pool {
+                lanes: gpu::lanes_max(ranks),
+                slots: gpu::SLOTS,
+                piece_bytes: gpu::PIECE_BYTES_MAX,
+                inbox: self.inbox(ranks),
+            },
         }
     }
 
+    /// Lanes and workers of the ring that are forced: not those of another algorithm.
+    fn ring_shape(&self) -> (Option<u32>, Option<u32>) {
+        if self.forced.is_ring() { (self.forced.lanes, self.forced.workers()) } else { (None, None) }
+    }
+
     fn pool_of_rule(&self, ranks: u32) -> Pool {
-        let Pool { lanes, slots, piece_bytes } = self.rule(ranks);
+        let Pool { lanes, slots, piece_bytes, inbox } = self.rule(ranks);
         let slots = self.forced.slots.unwrap_or(slots);
-        let workers = self.forced.workers().unwrap_or(1);
-        let lane_counts = match self.forced.lanes {
+        let (forced_lanes, workers) = self.ring_shape();
+        let workers = workers.unwrap_or(1);
+        let lane_counts = match forced_lanes {
             Some(lanes) => vec![lanes],
             None => halves(lanes.max(workers), workers),
         };
         let piece_sizes = match self.forced.piece_bytes {
             Some(piece_bytes) => vec![piece_bytes],
-            None => steps(piece_bytes, PIECE_BYTES_LEAST),
+            None => steps(piece_bytes, PIECE_BYTES_STEP, PIECE_BYTES_LEAST),
         };
-        let mut least = Pool { lanes, slots, piece_bytes };
+        let mut least = Pool { lanes, slots, piece_bytes, inbox };
         for &lanes in &lane_counts {
             for &piece_bytes in &piece_sizes {
-                least = Pool { lanes, slots, piece_bytes };
+                least = Pool { lanes, slots, piece_bytes, inbox };
                 if least.window_bytes(ranks) <= RING_BYTES_MAX {
                     return least;
                 }
@@ -277,19 +408,24 @@ impl Tuning {
             return Ok(None);
         }
         let mut most: Option<Pool> = None;
-        let slots = self.forced.slots.unwrap_or(self.rule(ranks).slots);
-        for (place, row) in self.table.of_ranks(ranks) {
-            Bound::number("workers", row.workers.into(), 1, self.workers_max().into())
+        let Pool { slots, inbox, .. } = self.rule(ranks);
+        let slots = self.forced.slots.unwrap_or(slots);
+        for (place, row) in self.table.of_ranks(ranks, self.windows) {
+            Bound::number("blocks", row.blocks.into(), 1, self.machine.blocks_max.into())
                 .check()
                 .map_err(|bound| PlanError::Row { row: place, bound })?;
+            if row.algorithm != Algorithm::Ring {
+                continue;
+            }
             let (lanes, piece_bytes) = most.map_or((0, 0), |most| (most.lanes, most.piece_bytes));
             let (lanes, piece_bytes) = (lanes.max(row.lanes), piece_bytes.max(row.piece_bytes));
-            most = Some(Pool { lanes, slots, piece_bytes });
+            most = Some(Pool { lanes, slots, piece_bytes, inbox });
         }
+        let (lanes, workers) = self.ring_shape();
         Ok(most.map(|most| Pool {
-            lanes: self.forced.lanes.unwrap_or(most.lanes.max(self.forced.workers().unwrap_or(1))),
-            slots,
+            lanes: lanes.unwrap_or(most.lanes.max(workers.unwrap_or(1))),
             piece_bytes: self.forced.piece_bytes.unwrap_or(most.piece_bytes),
+            ..most
         }))
     }
 }
@@ -305,9 +441,9 @@ fn halves(most: u32, least: u32) -> Vec<u32> {
     std::iter::successors(Some(most), |&value| Some(value / 2).filter(|&half| half >= least.max(1))).collect()
 }
 
-/// `most`, then the multiples of `least` below it, down to `least`.
-fn steps(most: u32, least: u32) -> Vec<u32> {
-    let below = (1..most.div_ceil(least)).rev().map(|count| count * least);
+/// `most`, then the multiples of `step` below it, down to but not below `least`.
+fn steps(most: u32, step: u32, least: u32) -> Vec<u32> {
+    let below = (1..most.div_ceil(step)).rev().map(|count| count * step).filter(|&value| value >= least);
     [most].into_iter().chain(below).collect()
 }
 
@@ -317,10 +453,10 @@ mod tests {
 
     #[test]
     fn steps_go_down_by_the_least() {
-        assert_eq!(steps(10, 2), [10, 8, 6, 4, 2]);
-        assert_eq!(steps(9, 4), [9, 8, 4]);
-        assert_eq!(steps(4, 4), [4]);
-        assert_eq!(steps(3, 4), [3]);
+        assert_eq!(steps(10, 2, 4), [10, 8, 6, 4]);
+        assert_eq!(steps(9, 4, 4), [9, 8, 4]);
+        assert_eq!(steps(4, 4, 4), [4]);
+        assert_eq!(steps(3, 4, 4), [3]);
     }
 
     #[test]

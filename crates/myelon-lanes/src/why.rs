@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::algorithm::Algorithm;
 use crate::settings::{Forced, Policy, format_bytes};
 use crate::table::Row;
 use crate::{gpu, host};
@@ -17,7 +18,7 @@ use crate::{gpu, host};
 /// let why = |tuning: Tuning| tuning.plan(&request).map(|choice| choice.why.to_string());
 /// assert_eq!(
 ///     why(Tuning::new(Machine::h200()))?,
-///     "automatic for H200: a lane for every 2KiB a rank, at most 28; the rings hold 16056320 bytes, \
+///     "automatic for H200: a lane for every 2KiB a rank, at most 28; the rings hold 11239424 bytes, \
 ///      the link needs 3400000 (2 x 340 GB/s x 5 us)",
 /// );
 /// assert_eq!(
@@ -43,6 +44,17 @@ pub enum Why {
         place: usize,
         /// The row.
         row: Row,
+    },
+    /// The automatic choice of an algorithm, or a forced one with automatic lanes and threads.
+    Family {
+        /// Name of the machine.
+        machine: String,
+        /// Which algorithm.
+        algorithm: Algorithm,
+        /// Number of ranks.
+        ranks: u32,
+        /// The largest payload for which it is chosen; 0 where it is not chosen for any.
+        most: u64,
     },
     /// The automatic rule for GPUs.
     Gpu {
@@ -84,6 +96,13 @@ impl fmt::Display for Why {
         match self {
             Self::Forced { forced, others } => write!(f, "forced {forced}; else {others}"),
             Self::Row { place, row } => write!(f, "row {place} of the tuning table: {row}"),
+            Self::Family { machine, algorithm, ranks, most } => {
+                write!(f, "automatic for {machine}: {algorithm} ")?;
+                match *most {
+                    0 => write!(f, "is never the fastest of {ranks} ranks"),
+                    most => write!(f, "is the fastest of {ranks} ranks up to {}", format_bytes(most)),
+                }
+            }
             Self::Gpu {
                 machine,
                 lanes_max,

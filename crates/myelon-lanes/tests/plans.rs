@@ -5,8 +5,8 @@
 //! that depends on the request, more blocks than can be resident. Cannot catch: a plan that is slow.
 
 use myelon_lanes::{
-    Choice, Forced, Machine, PlanError, Policy, RING_BYTES_FORCED_MAX, RING_BYTES_MAX, Request, Row, Table,
-    Tuning, Why,
+    Algorithm, Choice, Forced, Machine, Plan, PlanError, Policy, RING_BYTES_FORCED_MAX, RING_BYTES_MAX,
+    Request, Row, Table, Tuning, Why,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -37,28 +37,53 @@ fn forced() -> impl Strategy<Value = Forced> {
         option::of(slots),
         option::of(blocks),
         option::of(threads),
+        (option::weighted(0.3, prop::sample::select(&Algorithm::ALL)), option::weighted(0.3, 0..=140u32)),
     )
-        .prop_map(|(lanes, piece_bytes, slots, blocks, threads)| Forced {
+        .prop_map(|(lanes, piece_bytes, slots, blocks, threads, (algorithm, blocks_max))| Forced {
+            algorithm,
             lanes,
             piece_bytes,
             slots,
             blocks,
+            blocks_max,
             threads,
         })
 }
 
 /// Up to four touching rows for each of some numbers of ranks.
 fn table() -> impl Strategy<Value = Table> {
-    let shape = (1..=1_000_000u64, 1..=48u32, 1..=1024u32, 1..=48u32);
+    let algorithm = prop::sample::select(&Algorithm::ALL);
+    let shape = (1..=100_000u64, 1..=48u32, 1..=1024u32, 1..=48u32, (algorithm, 2..=16u32));
     let rows = (0..=100_000u64, prop::collection::vec(shape, 0..=4));
-    prop::collection::vec(rows, 7).prop_map(|all| {
+    prop::collection::vec(rows, 14).prop_map(|all| {
         let mut table = Vec::new();
-        for (ranks, (start, shapes)) in (2..=8).zip(all) {
+        for (number, (start, shapes)) in (4..).zip(all) {
+            let (ranks, windows) = (number / 2, number % 2 == 1);
             let mut bytes_min = start;
-            for (bytes, lanes, vectors, workers) in shapes {
-                let (bytes_max, piece_bytes, workers) =
-                    (bytes_min + bytes - 1, 16 * vectors, workers.min(lanes));
-                table.push(Row { ranks, bytes_min, bytes_max, lanes, piece_bytes, workers });
+            for (bytes, lanes, vectors, workers, (algorithm, warps)) in shapes {
+                let bytes_max = bytes_min + bytes - 1;
+                let algorithm = match algorithm {
+                    Algorithm::OneShot if bytes_max > 128 << 10 => Algorithm::Ring,
+                    Algorithm::TwoShot if bytes_max > 256 << 10 => Algorithm::Ring,
+                    Algorithm::Direct if !windows => Algorithm::Ring,
+                    algorithm => algorithm,
+                };
+                let (piece_bytes, blocks) = match algorithm {
+                    Algorithm::Ring => (16 * vectors, 3 * workers.min(lanes)),
+                    _ => (0, lanes),
+                };
+                let threads = 32 * warps;
+                table.push(Row {
+                    ranks,
+                    windows,
+                    bytes_min,
+                    bytes_max,
+                    algorithm,
+                    lanes,
+                    piece_bytes,
+                    blocks,
+                    threads,
+                });
                 bytes_min = bytes_max + 1;
             }
         }
@@ -88,6 +113,13 @@ fn check(tuning: &Tuning, forced: Forced, request: &Request, choice: &Choice) ->
     prop_assert!(plan.blocks <= machine.blocks_max);
     prop_assert!(!machine.host || plan.threads == 1);
     prop_assert_eq!(plan.geometry(request.bytes).unwrap().bytes(), request.bytes);
+    prop_assert!(request.bytes <= plan.algorithm.bytes_max(plan.ranks, pool.inbox));
+    prop_assert_eq!(forced.algorithm.unwrap_or(plan.algorithm), plan.algorithm);
+    prop_assert!(
+        forced.blocks.is_some()
+            || plan.algorithm != Algorithm::Ring
+            || plan.blocks <= forced.blocks_max.unwrap_or(u32::MAX)
+    );
     for (value, seen) in [
         (forced.lanes, plan.lanes),
         (forced.piece_bytes, plan.piece_bytes),
@@ -103,11 +135,27 @@ fn check(tuning: &Tuning, forced: Forced, request: &Request, choice: &Choice) ->
 
 /// Whether a forced value breaks a rule that does not depend on the others.
 fn out_of_bounds(forced: &Forced, machine: &Machine) -> bool {
+    let is_ring = forced.algorithm.is_none_or(|algorithm| algorithm == Algorithm::Ring);
     let blocks_max = machine.blocks_max.min(3 * forced.lanes.unwrap_or(1024));
+    let most = machine.blocks_max.min(128);
+    if !is_ring
+        && (forced.lanes.is_some_and(|lanes| lanes > most)
+            || forced.blocks.is_some_and(|blocks| {
+                blocks == 0
+                    || blocks > forced.lanes.unwrap_or(most)
+                    || forced.lanes.is_some_and(|lanes| lanes != blocks)
+            }))
+    {
+        return true;
+    }
+    if forced.blocks_max.is_some_and(|blocks| blocks < 3) {
+        return true;
+    }
     forced.lanes.is_some_and(|lanes| !(1..=1024).contains(&lanes))
         || forced.piece_bytes.is_some_and(|piece| piece == 0 || piece % 16 != 0 || piece > 16 << 20)
         || forced.slots.is_some_and(|slots| !slots.is_power_of_two() || slots > 1024)
-        || forced.blocks.is_some_and(|blocks| blocks == 0 || blocks % 3 != 0 || blocks > blocks_max)
+        || is_ring
+            && forced.blocks.is_some_and(|blocks| blocks == 0 || blocks % 3 != 0 || blocks > blocks_max)
         || forced.threads.is_some_and(|threads| match machine.host {
             true => threads != 1,
             false => !(64..=512).contains(&threads) || threads % 32 != 0,
@@ -118,8 +166,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn plans_by_rule_never_fail(machine in machine(), policy in policy(), request in request()) {
-        let tuning = Tuning::new(machine).policy(policy);
+    fn plans_by_rule_never_fail(
+        machine in machine(), policy in policy(), request in request(), windows in any::<bool>(),
+    ) {
+        let tuning = Tuning::new(machine).policy(policy).windows(windows);
         let choice = tuning.plan(&request).unwrap();
         check(&tuning, Forced::default(), &request, &choice)?;
         prop_assert!(tuning.pool(request.ranks).unwrap().window_bytes(request.ranks) <= RING_BYTES_MAX);
@@ -128,10 +178,12 @@ proptest! {
     #[test]
     fn forced_values_are_honoured_or_refused(
         machine in machine(), policy in policy(), forced in forced(), table in table(), request in request(),
+        windows in any::<bool>(),
     ) {
-        let tuning = Tuning::new(machine.clone()).policy(policy).forced(forced).table(table.clone());
-        // Threads alone do not excuse larger rings.
-        let most = match (Forced { threads: None, ..forced }).is_empty() {
+        let tuning =
+            Tuning::new(machine.clone()).policy(policy).forced(forced).table(table.clone()).windows(windows);
+        // These alone do not excuse larger rings.
+        let most = match (Forced { algorithm: None, blocks_max: None, threads: None, ..forced }).is_empty() {
             true => RING_BYTES_MAX,
             false => RING_BYTES_FORCED_MAX,
         };
@@ -143,10 +195,22 @@ proptest! {
             }
             Err(PlanError::Value(_)) => prop_assert!(out_of_bounds(&forced, &machine)),
             Err(PlanError::Row { row, .. }) => {
-                prop_assert!(policy == Policy::Auto && 3 * table.rows()[row].workers > machine.blocks_max);
+                prop_assert!(policy == Policy::Auto && table.rows()[row].blocks > machine.blocks_max);
+            }
+            Err(PlanError::AlgorithmHere { algorithm, .. }) => {
+                let slots = forced.piece_bytes.is_some() || forced.slots.is_some();
+                let direct = algorithm == Algorithm::Direct && !windows;
+                prop_assert!(machine.host || policy != Policy::Auto || slots || direct);
+                prop_assert_eq!(forced.algorithm, Some(algorithm));
+            }
+            Err(PlanError::AlgorithmBytes { algorithm, bytes, most, .. }) => {
+                prop_assert_eq!(forced.algorithm, Some(algorithm));
+                prop_assert!(bytes == request.bytes && bytes > most);
             }
             Err(PlanError::Memory { needed, allowed, .. }) => {
-                prop_assert!(!out_of_bounds(&forced, &machine));
+                // The lanes of another algorithm are looked at behind the memory.
+                let family = forced.algorithm.is_some_and(|algorithm| algorithm != Algorithm::Ring);
+                prop_assert!(family || !out_of_bounds(&forced, &machine));
                 prop_assert_eq!(allowed, most);
                 prop_assert!(needed > allowed);
             }
@@ -156,17 +220,22 @@ proptest! {
 
     #[test]
     fn rows_are_taken_where_they_stand_and_by_no_other_policy(
-        machine in machine(), policy in policy(), table in table(), request in request(),
+        machine in machine(), policy in policy(), table in table(), request in request(), windows in any::<bool>(),
     ) {
-        let tuning = Tuning::new(machine.clone()).policy(policy).table(table.clone());
+        let tuning = Tuning::new(machine.clone()).policy(policy).table(table.clone()).windows(windows);
         match tuning.plan(&request) {
             Ok(choice) => {
                 check(&tuning, Forced::default(), &request, &choice)?;
-                match table.find(request.ranks, request.bytes) {
+                let row = table.find(request.ranks, windows, request.bytes);
+                match row.filter(|(_, row)| row.algorithm == Algorithm::Ring || !machine.host) {
                     Some((place, row)) if policy == Policy::Auto => {
                         let plan = choice.plan;
-                        let seen = (plan.lanes, plan.piece_bytes, plan.workers());
-                        prop_assert_eq!(seen, (row.lanes, row.piece_bytes, row.workers));
+                        prop_assert_eq!((plan.algorithm, plan.lanes), (row.algorithm, row.lanes));
+                        prop_assert_eq!(plan.blocks, row.blocks);
+                        prop_assert!(machine.host || plan.threads == row.threads);
+                        if row.algorithm == Algorithm::Ring {
+                            prop_assert_eq!(plan.piece_bytes, row.piece_bytes);
+                        }
                         prop_assert_eq!(choice.why, Why::Row { place, row: *row });
                     }
                     _ => prop_assert!(!matches!(choice.why, Why::Row { .. }), "{}", choice.why),
@@ -174,7 +243,7 @@ proptest! {
             }
             Err(PlanError::Row { row, .. }) => {
                 prop_assert_eq!(policy, Policy::Auto);
-                prop_assert!(3 * table.rows()[row].workers > machine.blocks_max);
+                prop_assert!(table.rows()[row].blocks > machine.blocks_max);
             }
             Err(PlanError::Memory { needed, allowed, .. }) => {
                 prop_assert_eq!((policy, allowed), (Policy::Auto, RING_BYTES_MAX));
@@ -190,8 +259,11 @@ proptest! {
     ) {
         let tuning = Tuning::new(machine);
         let more = Request { bytes: (request.bytes + more * 8).min(1 << 46), ..request };
-        let lanes = |request| tuning.plan(request).map(|choice| choice.plan.lanes);
-        prop_assert!(lanes(&request)? <= lanes(&more)?);
+        let (few, many) = (tuning.plan(&request)?.plan, tuning.plan(&more)?.plan);
+        prop_assert!(few.lanes <= many.lanes || few.algorithm != many.algorithm);
+        // Algorithms follow each other in their order.
+        let place = |plan: Plan| Algorithm::ALL.iter().position(|&other| other == plan.algorithm);
+        prop_assert!(place(few) <= place(many));
     }
 
     /// The text of every setting reaches the plan: what a user forces by name is what is launched.
@@ -232,7 +304,7 @@ proptest! {
 #[test]
 fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
     let h200 = Machine::h200();
-    let pools = [(36, 48), (28, 36), (28, 24), (28, 18), (28, 14), (28, 12), (28, 10)];
+    let pools = [(36, 48), (28, 31), (28, 19), (28, 15), (28, 12), (28, 9), (28, 7)];
     for (ranks, (lanes, piece_kib)) in (2..=8).zip(pools) {
         for policy in POLICIES {
             for machine in [Machine::h200(), Machine::unknown_gpu("X1", 3), Machine::host(2)] {
@@ -247,7 +319,7 @@ fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
         let in_flight = tuning.plan(&large).unwrap().plan.in_flight_bytes();
         assert!(in_flight >= h200.in_flight_bytes_least(), "{ranks} ranks: {in_flight}");
         // A step more would not do: it breaks the budget, or the bound of 48 KiB.
-        let more = myelon_lanes::Pool { piece_bytes: pool.piece_bytes + (2 << 10), ..pool };
+        let more = myelon_lanes::Pool { piece_bytes: pool.piece_bytes + (1 << 10), ..pool };
         assert!(more.window_bytes(ranks) > RING_BYTES_MAX || pool.piece_bytes == 48 << 10);
     }
 }
@@ -259,10 +331,10 @@ fn the_policies_take_their_lanes_and_slots_where_there_is_room() {
         tuning.plan(&Request { ranks, bytes, element_bytes }).unwrap()
     };
     let harness = plan(Policy::Harness, 2, 1 << 20, 4);
-    assert_eq!(harness.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=14KiB slots=4");
+    assert_eq!(harness.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=15KiB slots=4");
     assert_eq!(
         harness.why.to_string(),
-        "policy harness: wanted lanes=32 slot=64KiB; the rings have room for lanes=128 slot=14KiB"
+        "policy harness: wanted lanes=32 slot=64KiB; the rings have room for lanes=128 slot=15KiB"
     );
     // 128 lanes share 43 workers: three lanes for most, as 44 would leave it too.
     assert_eq!(plan(Policy::Harness, 8, 1 << 30, 2).plan.blocks, 3 * 43);
@@ -288,7 +360,7 @@ fn forced_values_make_room_for_each_other() {
     let forced = Forced { blocks: Some(120), ..Forced::default() };
     assert_eq!(
         tuning(forced).plan(&request).unwrap().plan.to_string(),
-        "ring lanes=40 blocks=120 threads=512 slot=6KiB slots=4"
+        "ring lanes=40 blocks=120 threads=512 slot=7KiB slots=4"
     );
     // Beyond the budget if the user insists, but not beyond all bounds.
     let forced = Forced { lanes: Some(64), piece_bytes: Some(128 << 10), ..Forced::default() };
@@ -307,8 +379,17 @@ fn forced_values_make_room_for_each_other() {
 
 #[test]
 fn forced_values_go_before_a_row() {
-    let row =
-        Row { ranks: 2, bytes_min: 0, bytes_max: u64::MAX, lanes: 8, piece_bytes: 16 << 10, workers: 8 };
+    let row = Row {
+        ranks: 2,
+        windows: false,
+        bytes_min: 0,
+        bytes_max: u64::MAX,
+        algorithm: Algorithm::Ring,
+        lanes: 8,
+        piece_bytes: 16 << 10,
+        blocks: 24,
+        threads: 512,
+    };
     let table = Table::new(vec![row]).unwrap();
     let request = Request { ranks: 2, bytes: 1 << 20, element_bytes: 4 };
     let choice =

@@ -52,6 +52,16 @@ pub enum RingError {
         /// Slots of the ring.
         capacity: usize,
     },
+    /// No inbox has that shape.
+    #[error(
+        "an inbox has lanes for its packets, and an even number of them below 2^31, not {lanes} lanes and {packets} packets"
+    )]
+    Inbox {
+        /// Lanes that were asked for.
+        lanes: usize,
+        /// Packets of payload from each peer.
+        packets: usize,
+    },
     /// The windows hold no such ring.
     #[error(
         "no ring in lane {lane} from rank {source_rank} to rank {destination} of {lanes} lanes and {ranks} ranks"

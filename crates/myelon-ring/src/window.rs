@@ -1,7 +1,19 @@
 //! The window of a rank: the memory that its peers may write, and where each ring lies in it.
 
 use crate::error::RingError;
-use crate::words::{LINE, MOVEMENTS, Movement, RANKS_MAX, ROLES, RingConfig, Role, TRAILER_BYTES};
+use crate::words::{
+    HEADERS, LINE, MOVEMENTS, Movement, PACKET_BYTES, RANKS_MAX, ROLES, RingConfig, Role, TRAILER_BYTES,
+};
+
+/// The part of a window for payload that carries its own flags: room for packets of 16 bytes, of which 8 are
+/// payload, from every peer, twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inbox {
+    /// Lanes that calls may have; each has headers.
+    pub lanes: usize,
+    /// Packets of payload from each peer, an even number.
+    pub packets: usize,
+}
 
 /// Where the words and slots of one rank's window lie; the same on every rank.
 ///
@@ -9,8 +21,10 @@ use crate::words::{LINE, MOVEMENTS, Movement, RANKS_MAX, ROLES, RingConfig, Role
 /// |---|---|---|---|
 /// | abort word | one line | anybody who gives up | this rank |
 /// | cursors | `[role][lane]` u64 | this rank, at the end of a call | this rank, at the start of the next |
+/// | epochs | `[lane]` u64 of the [`Inbox`] | this rank, at the end of a call | this rank, at the start of the next |
 /// | gating | `[movement][lane][place]` lines | the consumer, remotely | this rank as producer |
 /// | sequence | `[movement][lane][place][capacity]` u64, padded to lines | the producer, remotely | this rank as consumer |
+/// | inbox | `[parity][place][packets]` of 16 bytes: four headers a lane, then the payload | the peer at that place, remotely; what a call does not use, this rank | this rank |
 /// | data | `[movement][lane][place][capacity][slot_bytes]` | the producer, remotely | this rank as consumer |
 ///
 /// `place` counts the peers of a rank, which leaves itself out: see [`WindowLayout::place`].
@@ -20,10 +34,11 @@ pub struct WindowLayout {
     lanes: usize,
     capacity: usize,
     slot_bytes: usize,
+    inbox: Inbox,
 }
 
 impl WindowLayout {
-    /// Lays out a window for `lanes` lanes whose slots carry up to `piece_bytes` bytes of payload.
+    /// Lays out a window without an inbox for `lanes` lanes whose slots carry up to `piece_bytes` bytes of payload.
     ///
     /// # Errors
     ///
@@ -54,7 +69,32 @@ impl WindowLayout {
             return Err(RingError::SlotBytes { slot_bytes: piece_bytes });
         }
         let slot_bytes = piece_bytes.next_multiple_of(LINE) + TRAILER_BYTES;
-        Ok(Self { ranks, lanes, capacity, slot_bytes })
+        Ok(Self { ranks, lanes, capacity, slot_bytes, inbox: Inbox::default() })
+    }
+
+    /// The same window with an inbox.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Inbox`] where it has packets without lanes, an odd number of packets, or 2^31 of anything.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_ring::{Inbox, WindowLayout};
+    ///
+    /// let window = WindowLayout::new(8, 16, 4, 8 << 10)?;
+    /// let both = window.with_inbox(Inbox { lanes: 64, packets: 8192 })?;
+    /// assert_eq!(both.bytes() - window.bytes(), 64 * 8 + 2 * 7 * (64 * 4 + 8192) * 16);
+    /// # Ok::<(), myelon_ring::RingError>(())
+    /// ```
+    pub fn with_inbox(self, inbox: Inbox) -> Result<Self, RingError> {
+        let Inbox { lanes, packets } = inbox;
+        let most = i32::MAX as usize;
+        if lanes > most / HEADERS || packets > most || packets % 2 != 0 || (lanes == 0 && packets != 0) {
+            return Err(RingError::Inbox { lanes, packets });
+        }
+        Ok(Self { inbox, ..self })
     }
 
     /// Number of ranks.
@@ -105,9 +145,14 @@ impl WindowLayout {
         self.cursor_offset() + (role as usize * self.lanes + lane) * size_of::<u64>()
     }
 
+    /// Offset of the epochs: the number of the next call that uses the inbox, for each of its lanes.
+    pub fn epoch_offset(&self) -> usize {
+        self.cursor_offset() + (ROLES * self.lanes * size_of::<u64>()).next_multiple_of(LINE)
+    }
+
     /// Offset of the gating words.
     pub fn gating_offset(&self) -> usize {
-        self.cursor_offset() + (ROLES * self.lanes * size_of::<u64>()).next_multiple_of(LINE)
+        self.epoch_offset() + (self.inbox.lanes * size_of::<u64>()).next_multiple_of(LINE)
     }
 
     /// Offset of the sequence words.
@@ -115,9 +160,36 @@ impl WindowLayout {
         self.gating_offset() + self.edges() * LINE
     }
 
+    /// Offset of the inbox.
+    pub fn inbox_offset(&self) -> usize {
+        self.sequence_offset() + self.edges() * self.sequence_bytes()
+    }
+
+    /// The inbox.
+    pub fn inbox(&self) -> Inbox {
+        self.inbox
+    }
+
+    /// Packets of one peer in one parity: the headers of all lanes, and the payload.
+    pub fn place_packets(&self) -> usize {
+        HEADERS * self.inbox.lanes + self.inbox.packets
+    }
+
+    fn inbox_bytes(&self) -> usize {
+        2 * (self.ranks - 1) * self.place_packets() * PACKET_BYTES
+    }
+
+    /// Offset of packet `number` of those that the peer at `place` sends in an epoch: first the headers, four
+    /// a lane, then the payload.
+    pub fn packet(&self, epoch: u64, place: usize, number: usize) -> usize {
+        let parity = (epoch % 2) as usize;
+        let places = parity * (self.ranks - 1) + place;
+        self.inbox_offset() + (places * self.place_packets() + number) * PACKET_BYTES
+    }
+
     /// Offset of the slots.
     pub fn data_offset(&self) -> usize {
-        self.sequence_offset() + self.edges() * self.sequence_bytes()
+        self.inbox_offset() + self.inbox_bytes().next_multiple_of(LINE)
     }
 
     /// Bytes of the whole window.
@@ -151,15 +223,20 @@ impl WindowLayout {
 
     /// The words of a fresh window, up to [`WindowLayout::data_offset`]; the slots may hold anything.
     ///
-    /// Cursors and gating stand at `first`, every sequence word at `first - 1`: nothing published yet.
+    /// Cursors, epochs and gating stand at `first`, every sequence word and every flag of the inbox at
+    /// `first - 1`: nothing published yet.
     /// `first` is 0 in practice, and near the wrap in tests.
     pub fn initial_words(&self, first: u64) -> Vec<u64> {
         let word = size_of::<u64>();
         let mut words = vec![0; self.data_offset() / word];
         let cursors = self.cursor_offset() / word;
         words[cursors..cursors + ROLES * self.lanes].fill(first);
+        let epochs = self.epoch_offset() / word;
+        words[epochs..epochs + self.inbox.lanes].fill(first);
         words[self.gating_offset() / word..self.sequence_offset() / word].fill(first);
-        words[self.sequence_offset() / word..].fill(first.wrapping_sub(1));
+        let (sequence, inbox) = (self.sequence_offset() / word, self.inbox_offset() / word);
+        words[sequence..inbox].fill(first.wrapping_sub(1));
+        words[inbox..].fill(first.wrapping_sub(1) << 32);
         words
     }
 }

@@ -70,6 +70,11 @@ pub enum Role {
     Gather = 2,
 }
 
+/// Bytes of a packet: two halves of 4 bytes of payload and 4 bytes of flag.
+pub const PACKET_BYTES: usize = 16;
+/// Packets with which a lane of a peer begins and ends: the call, the addresses of its buffers, the end.
+pub const HEADERS: usize = 4;
+
 /// Number of [`Role`]s.
 pub const ROLES: usize = 3;
 /// Number of [`Movement`]s.
@@ -103,6 +108,28 @@ pub enum WaitingFor {
     GatherSlot = 2,
     /// Credit of a gather ring.
     GatherCredit = 3,
+    /// A packet of a peer's payload, or its header.
+    Packet = 4,
+    /// A packet of a peer's sum.
+    SumPacket = 5,
+    /// A peer's word that it has begun, and where its buffers are.
+    Start = 6,
+    /// A peer's word that its sums are written.
+    End = 7,
+}
+
+impl WaitingFor {
+    /// All of them, each at its number.
+    pub const ALL: [Self; 8] = [
+        Self::ScatterSlot,
+        Self::ScatterCredit,
+        Self::GatherSlot,
+        Self::GatherCredit,
+        Self::Packet,
+        Self::SumPacket,
+        Self::Start,
+        Self::End,
+    ];
 }
 
 /// Who waited for whom when a rank gave up. Lies in host memory that the device writes.
@@ -166,6 +193,10 @@ pub struct AllReduceArgs {
     pub sequence_offset: u64,
     /// `[movement][lane][peer place][capacity][slot_bytes]`.
     pub data_offset: u64,
+    /// `[lane]` u64: see [`crate::Inbox`].
+    pub epoch_offset: u64,
+    /// `[parity][peer place][packets]` of 16 bytes.
+    pub inbox_offset: u64,
     /// Place of this rank.
     pub rank: u32,
     /// Number of ranks.
@@ -174,7 +205,7 @@ pub struct AllReduceArgs {
     pub lanes: u32,
     /// Lanes that the window has.
     pub lanes_max: u32,
-    /// Blocks a role; block `b` has role `b / workers` and serves lanes `b % workers`, `+ workers`, ...
+    /// Blocks a role of the ring; block `b` has role `b / workers` and serves lanes `b % workers`, `+ workers`, ...
     pub workers: u32,
     /// Slots a ring, a power of two.
     pub capacity: u32,
@@ -186,6 +217,10 @@ pub struct AllReduceArgs {
     pub credit_batch: u32,
     /// [`FLAG_AVERAGE`] or zero.
     pub flags: u32,
+    /// Lanes that the inbox has headers for.
+    pub inbox_lanes: u32,
+    /// Packets of payload from each peer that the inbox has room for.
+    pub inbox_packets: u32,
 }
 
 macro_rules! shared_layout {
@@ -211,7 +246,8 @@ shared_layout! {
     AllReduceArgs {
         window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,
         host_abort @ 112, cursor_offset @ 120, gating_offset @ 128, sequence_offset @ 136, data_offset @ 144,
-        rank @ 152, ranks @ 156, lanes @ 160, lanes_max @ 164, workers @ 168, capacity @ 172,
-        slot_bytes @ 176, piece_bytes @ 180, credit_batch @ 184, flags @ 188,
-    } = 192;
+        epoch_offset @ 152, inbox_offset @ 160, rank @ 168, ranks @ 172, lanes @ 176, lanes_max @ 180,
+        workers @ 184, capacity @ 188, slot_bytes @ 192, piece_bytes @ 196, credit_batch @ 200, flags @ 204,
+        inbox_lanes @ 208, inbox_packets @ 212,
+    } = 216;
 }

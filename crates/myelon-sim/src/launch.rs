@@ -2,7 +2,7 @@
 
 use bytemuck::Zeroable;
 use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, LINE, RANKS_MAX};
-use myelon_ring::{RingError, WindowLayout};
+use myelon_ring::{Inbox, RingError, WindowLayout};
 
 use crate::ffi;
 
@@ -22,8 +22,21 @@ pub struct Shape {
     pub piece_bytes: usize,
     /// Slots after which credit is returned, 1 to `capacity`.
     pub credit_batch: usize,
-    /// The sequence that every ring starts at.
+    /// The sequence that every ring starts at, and the first epoch.
     pub first: u64,
+    /// Room for packets.
+    pub inbox: Inbox,
+}
+
+impl Shape {
+    /// Where everything lies in a window.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`] where no window has that shape.
+    pub fn layout(&self) -> Result<WindowLayout, RingError> {
+        WindowLayout::new(self.ranks, self.lanes, self.capacity, self.piece_bytes)?.with_inbox(self.inbox)
+    }
 }
 
 /// One call as one rank makes it. Ranks that pass different values disagree, as they may in a test.
@@ -94,6 +107,10 @@ pub(crate) fn kernel_args(
         piece_bytes: call.piece_bytes as u32,
         credit_batch: shape.credit_batch as u32,
         flags: if call.average { FLAG_AVERAGE } else { 0 },
+        epoch_offset: layout.epoch_offset() as u64,
+        inbox_offset: layout.inbox_offset() as u64,
+        inbox_lanes: shape.inbox.lanes as u32,
+        inbox_packets: shape.inbox.packets as u32,
         ..Zeroable::zeroed()
     }
 }
@@ -118,7 +135,7 @@ impl HostRanks {
     ///
     /// [`RingError`] where [`WindowLayout::new`] refuses the shape.
     pub fn new(shape: Shape) -> Result<Self, RingError> {
-        let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)?;
+        let layout = shape.layout()?;
         let words = layout.initial_words(shape.first);
         let lines = layout.bytes().div_ceil(LINE);
         let window = {
@@ -166,6 +183,19 @@ impl HostRanks {
         self.layout
     }
 
+    /// Whether the inbox has room for a call of a kernel that is not the ring's.
+    fn carries(&self, kernel: &str, bytes: usize) -> bool {
+        let packets = bytes.div_ceil(8);
+        let Inbox { packets: room, .. } = self.shape.inbox;
+        match kernel {
+            kernel if kernel.starts_with("all_reduce_one_shot_") => packets <= room,
+            kernel if kernel.starts_with("all_reduce_two_shot_") => {
+                packets.div_ceil(self.shape.ranks) <= room / 2
+            }
+            _ => true,
+        }
+    }
+
     /// Runs one call on all ranks side by side and returns their fault records.
     ///
     /// A rank without a call (`None`) never comes.
@@ -179,7 +209,9 @@ impl HostRanks {
         let mut launches = Vec::new();
         for (rank, call) in calls.iter().enumerate() {
             let Some(call) = call else { continue };
-            assert!((1..=self.shape.lanes).contains(&call.lanes) && (1..=call.lanes).contains(&call.workers));
+            let is_ring = call.kernel.starts_with("all_reduce_ring_");
+            let lanes = if is_ring { self.shape.lanes } else { self.shape.inbox.lanes };
+            assert!((1..=lanes).contains(&call.lanes) && (1..=call.lanes).contains(&call.workers));
             assert!((16..=self.shape.piece_bytes).contains(&call.piece_bytes));
             assert!(call.piece_bytes.is_multiple_of(16));
             let (input, output, bytes) = operands[rank].addresses();
@@ -187,7 +219,9 @@ impl HostRanks {
             (args.input, args.output) = (input, output);
             args.host_abort = (&raw const self.host_abort) as u64;
             args.fault = (&raw mut faults[rank]) as u64;
-            launches.push((call.kernel, args, 3 * call.workers as u32));
+            assert!(is_ring || self.carries(call.kernel, bytes), "{bytes} bytes are beyond the inbox");
+            let blocks = if is_ring { 3 * call.workers } else { call.lanes };
+            launches.push((call.kernel, args, blocks as u32));
         }
         std::thread::scope(|scope| {
             for (kernel, args, blocks) in &launches {

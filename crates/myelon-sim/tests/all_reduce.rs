@@ -5,6 +5,7 @@
 //! roles that wait for each other. Cannot catch: missing ordering; the CPU is stronger than the GPU.
 
 use bytemuck::{cast_slice, cast_slice_mut};
+use myelon_ring::Inbox;
 use myelon_ring::words::{Fault, FaultCode, Movement, TRAILER_BYTES};
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
 
@@ -19,7 +20,15 @@ const SUM_I32: KernelCall<'_> = KernelCall {
 };
 
 fn shape(ranks: usize, first: u64) -> Shape {
-    Shape { ranks, lanes: 2, capacity: 2, piece_bytes: 48, credit_batch: 1, first }
+    Shape {
+        ranks,
+        lanes: 2,
+        capacity: 2,
+        piece_bytes: 48,
+        credit_batch: 1,
+        first,
+        inbox: Inbox { lanes: 3, packets: 16 },
+    }
 }
 
 fn value(call: usize, rank: usize, index: usize) -> i32 {

@@ -10,7 +10,8 @@
 // What all bodies provide (namespace myelon):
 //
 //   u8 u16 u32 u64 i8 i16 i32 i64          integers of a fixed width
-//   vec16                                  16 bytes, moved as one access
+//   vec16 vec8                             16 and 8 bytes, moved as one access
+//   pair64                                 two u64, each an access of its own
 //   thread_index() thread_count()          place in the block, threads of the block
 //   warp_threads warp_all(bool)            threads that move in step; did all of my warp say yes
 //   block_index()                          place in the grid
@@ -18,9 +19,11 @@
 //                                          threads, or only be counted; what came before an arrival is
 //                                          seen behind the sync that it completes
 //   block_words()                          block_words_max u64 that the threads of a block share
-//   ld_relaxed_sys ld_acquire_sys          one u64 that other devices or the host may write
-//   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read
+//   ld_relaxed_sys ld_acquire_sys          one u64 that other devices or the host may write; relaxed also a pair64
+//   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read; a store also a pair64
 //   fence_acq_rel_sys()                    orders what came before it with what comes after, at system scope
+//   after_earlier_work()                   behind it, all earlier work of the stream is complete; the launch behind
+//                                          this one may be prepared from here on
 //   load_slot store_slot                   vec16 of a ring slot: bypasses the first-level cache
 //   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
 //   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here

@@ -22,7 +22,12 @@ static_assert(sizeof(u64) == 8 && sizeof(void*) == 8, "addresses and words are 6
 struct alignas(16) vec16 {
     u32 word[4];
 };
-
+struct alignas(8) vec8 {
+    u32 word[2];
+};
+struct alignas(16) pair64 {
+    u64 word[2];
+};
 
 #define MYELON_DEVICE __device__ __forceinline__
 #define MYELON_THREADS_MAX 512
@@ -68,6 +73,17 @@ MYELON_DEVICE void st_relaxed_sys(u64* word, u64 value) {
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
+// SOURCE  PTX ISA, "Memory Consistency Model", Vector Data-types: two accesses of u64, in no order.
+MYELON_DEVICE pair64 ld_relaxed_sys(pair64 const* words) {
+    pair64 value;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(value.word[0]), "=l"(value.word[1]) : "l"(words) : "memory");
+    return value;
+}
+
+MYELON_DEVICE void st_relaxed_sys(pair64* words, pair64 const& value) {
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(words), "l"(value.word[0]), "l"(value.word[1]) : "memory");
+}
+
 MYELON_DEVICE u64 exchange_relaxed_sys(u64* word, u64 value) {
     u64 before;
     asm volatile("atom.exch.relaxed.sys.global.b64 %0, [%1], %2;" : "=l"(before) : "l"(word), "l"(value) : "memory");
@@ -75,6 +91,14 @@ MYELON_DEVICE u64 exchange_relaxed_sys(u64* word, u64 value) {
 }
 
 MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+
+// SOURCE  PTX ISA, griddepcontrol; CUDA Programming Guide, "Programmatic Dependent Launch".
+MYELON_DEVICE void after_earlier_work() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 // Slots are read once, so they need no place in the first-level cache. The asm is volatile and clobbers
 // memory, so no load moves in front of the barrier behind the acquire.

@@ -148,18 +148,18 @@ struct max {
 
 // ---- a vector of elements -------------------------------------------------------------------------------
 
-template <typename E>
+template <typename E, typename Vector>
 union Units {
-    vec16 vector;
-    typename E::Unit unit[sizeof(vec16) / sizeof(typename E::Unit)];
+    Vector vector;
+    typename E::Unit unit[sizeof(Vector) / sizeof(typename E::Unit)];
 };
 
 // Joins one vector a rank. `divisor` is the number of ranks for an average, else 1.
-template <typename E, typename Op, u32 most>
-MYELON_DEVICE vec16 join_ranks(vec16 const (&of_rank)[most], u32 ranks, u32 divisor) {
-    constexpr u32 count = sizeof(vec16) / sizeof(typename E::Unit);
+template <typename E, typename Op, u32 most, typename Vector>
+MYELON_DEVICE Vector join_ranks(Vector const (&of_rank)[most], u32 ranks, u32 divisor) {
+    constexpr u32 count = sizeof(Vector) / sizeof(typename E::Unit);
     typename E::Acc acc[count];
-    Units<E> in;
+    Units<E, Vector> in;
     in.vector = of_rank[0];
 #pragma unroll
     for (u32 i = 0; i < count; ++i) acc[i] = Op::template first<E>(E::widen(in.unit[i]));
@@ -171,7 +171,7 @@ MYELON_DEVICE vec16 join_ranks(vec16 const (&of_rank)[most], u32 ranks, u32 divi
             for (u32 i = 0; i < count; ++i) acc[i] = Op::template join<E>(acc[i], E::widen(in.unit[i]));
         }
     }
-    Units<E> out;
+    Units<E, Vector> out;
 #pragma unroll
     for (u32 i = 0; i < count; ++i) {
         if constexpr (E::is_float && Op::positive_zero) {

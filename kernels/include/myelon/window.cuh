@@ -6,9 +6,24 @@
 
 namespace myelon {
 
-// The first line of a window: raised by whoever gives up, and claimed once by whoever writes the record.
+// The first line of a window: raised by whoever gives up, and claimed once by whoever writes the record; what this
+// rank calls, with the number of the call, and the whole call word.
 MYELON_DEVICE u64* abort_word(AllReduceArgs const& args, u32 rank) { return reinterpret_cast<u64*>(args.window[rank]); }
 MYELON_DEVICE u64* recorded_word(AllReduceArgs const& args) { return abort_word(args, args.rank) + 1; }
+MYELON_DEVICE u64* calling_word(AllReduceArgs const& args, u32 rank) { return abort_word(args, rank) + 2; }
+MYELON_DEVICE u64* call_word(AllReduceArgs const& args, u32 rank) { return abort_word(args, rank) + 3; }
+
+// The number of a call is above this bit of what a rank calls, and a checksum of it below.
+constexpr u32 calls_shift = 48;
+
+// One thread of a launch says what its rank calls, for peers that wait in vain. Nothing is ordered by it: whoever
+// reads another number than its own draws no conclusion.
+MYELON_DEVICE void say_call(AllReduceArgs const& args) {
+    u64 const number = (ld_relaxed_sys(calling_word(args, args.rank)) >> calls_shift) + 1;
+    u64 const checksum = args.call * 0x9e3779b97f4a7c15ull >> (64 - calls_shift);
+    st_relaxed_sys(call_word(args, args.rank), args.call);
+    st_relaxed_sys(calling_word(args, args.rank), number << calls_shift | checksum);
+}
 
 // The sequence that the next slot of `role` in `lane` will have. Read and written by this rank only.
 MYELON_DEVICE u64* cursor_word(AllReduceArgs const& args, Role role, u32 lane) {
@@ -47,8 +62,8 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
 // A piece to be summed comes from a rank that waits for nobody else, until its rings are full. Sums and credit
 // wait in turn for all others' pieces, so those waits are more patient: where a rank never comes, those who wait
 // for its own piece give up first, and name it. Where it stops later, they may name one that waits for its credit.
-MYELON_DEVICE Patience patience(AllReduceArgs const& args, WaitingFor what) {
-    bool const direct = what == WaitingFor::scatter_slot || weakened(Mutant::patience_same);
+MYELON_DEVICE Patience patience(AllReduceArgs const& args, bool of_others) {
+    bool const direct = !of_others || weakened(Mutant::patience_same);
     u64 const more = direct ? 0 : args.deadline_ns / 8;
     return {abort_word(args, args.rank), reinterpret_cast<u64 const*>(args.host_abort), args.deadline_ns + more};
 }
@@ -133,7 +148,7 @@ MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u6
 
 // Waits until the edge is ready for `sequence`, or gives up.
 MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
-    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what));
+    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what != WaitingFor::scatter_slot));
     u64 call_seen = 0;
     if (waited.code == FaultCode::none) {
         if (!is_possible(waited.seen, sequence)) waited.code = FaultCode::protocol;

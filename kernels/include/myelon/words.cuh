@@ -13,7 +13,7 @@ constexpr u32 trailer_bytes = line_bytes;
 enum class Movement : u32 { scatter = 0, gather = 1 };
 enum class Role : u32 { scatter = 0, reduce = 1, gather = 2 };
 enum class FaultCode : u32 { none = 0, stalled = 1, disagreement = 2, protocol = 3, aborted = 4 };
-enum class WaitingFor : u32 { scatter_slot = 0, scatter_credit = 1, gather_slot = 2, gather_credit = 3 };
+enum class WaitingFor : u32 { scatter_slot = 0, scatter_credit = 1, gather_slot = 2, gather_credit = 3, packet = 4, sum_packet = 5, start = 6, end = 7 };
 constexpr u32 flag_average = 1;
 
 struct RingConfig {
@@ -37,8 +37,9 @@ struct Fault {
 struct AllReduceArgs {
     u64 window[ranks_max];
     u64 input, output, bytes, call, fault, deadline_ns, host_abort;
-    u64 cursor_offset, gating_offset, sequence_offset, data_offset;
+    u64 cursor_offset, gating_offset, sequence_offset, data_offset, epoch_offset, inbox_offset;
     u32 rank, ranks, lanes, lanes_max, workers, capacity, slot_bytes, piece_bytes, credit_batch, flags;
+    u32 inbox_lanes, inbox_packets;
 };
 
 // X(type, field, offset); S(type, size)
@@ -54,10 +55,12 @@ struct AllReduceArgs {
     X(AllReduceArgs, deadline_ns, 104) X(AllReduceArgs, host_abort, 112)                                 \
     X(AllReduceArgs, cursor_offset, 120) X(AllReduceArgs, gating_offset, 128)                            \
     X(AllReduceArgs, sequence_offset, 136) X(AllReduceArgs, data_offset, 144)                            \
-    X(AllReduceArgs, rank, 152) X(AllReduceArgs, ranks, 156) X(AllReduceArgs, lanes, 160)                \
-    X(AllReduceArgs, lanes_max, 164) X(AllReduceArgs, workers, 168) X(AllReduceArgs, capacity, 172)      \
-    X(AllReduceArgs, slot_bytes, 176) X(AllReduceArgs, piece_bytes, 180)                                 \
-    X(AllReduceArgs, credit_batch, 184) X(AllReduceArgs, flags, 188) S(AllReduceArgs, 192)
+    X(AllReduceArgs, epoch_offset, 152) X(AllReduceArgs, inbox_offset, 160)                              \
+    X(AllReduceArgs, rank, 168) X(AllReduceArgs, ranks, 172) X(AllReduceArgs, lanes, 176)                \
+    X(AllReduceArgs, lanes_max, 180) X(AllReduceArgs, workers, 184) X(AllReduceArgs, capacity, 188)      \
+    X(AllReduceArgs, slot_bytes, 192) X(AllReduceArgs, piece_bytes, 196)                                 \
+    X(AllReduceArgs, credit_batch, 200) X(AllReduceArgs, flags, 204)                                     \
+    X(AllReduceArgs, inbox_lanes, 208) X(AllReduceArgs, inbox_packets, 212) S(AllReduceArgs, 216)
 
 #define MYELON_ASSERT_OFFSET(type, field, offset) static_assert(__builtin_offsetof(type, field) == offset, #type "." #field);
 #define MYELON_ASSERT_SIZE(type, size) static_assert(sizeof(type) == size, #type);

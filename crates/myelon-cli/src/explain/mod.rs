@@ -50,6 +50,7 @@ struct Subject {
     ranks: u32,
     policy: Policy,
     forced: Forced,
+    windows: bool,
     /// A rank of this machine, which is asked instead of the machine's tuning.
     rank: Option<Communicator>,
 }
@@ -82,10 +83,19 @@ impl Subject {
         let mut settings = args.plan.over(Settings::from_env()?);
         settings.ranks = args.ranks.map(usize::from).or(settings.ranks);
         let (policy, forced) = (settings.policy.unwrap_or_default(), settings.forced);
+        let windows = settings.windows.unwrap_or_default();
         if args.machine == MachineKind::H200 {
             let ranks = settings.ranks.unwrap_or(H200_RANKS) as u32;
             let because = "this machine was asked for".into();
-            return Ok(Self { machine: Machine::h200(), because, ranks, policy, forced, rank: None });
+            return Ok(Self {
+                machine: Machine::h200(),
+                because,
+                ranks,
+                policy,
+                forced,
+                windows,
+                rank: None,
+            });
         }
         if args.machine == MachineKind::Host {
             settings.backend = Some(Backend::Host);
@@ -93,11 +103,11 @@ impl Subject {
         let rank = Communicator::builder().settings(settings).build()?.swap_remove(0);
         let (machine, ranks) = (machine_of(&rank)?, rank.ranks() as u32);
         let because = rank.backend_reason().to_string();
-        Ok(Self { machine, because, ranks, policy, forced, rank: Some(rank) })
+        Ok(Self { machine, because, ranks, policy, forced, windows, rank: Some(rank) })
     }
 
     fn tuning(&self) -> Tuning {
-        Tuning::new(self.machine.clone()).policy(self.policy).forced(self.forced)
+        Tuning::new(self.machine.clone()).policy(self.policy).forced(self.forced).windows(self.windows)
     }
 
     fn explain(&self, dtype: DataType, count: u64, runners_up: usize) -> Result<Explained, Error> {
@@ -200,7 +210,15 @@ mod tests {
     use super::*;
 
     fn h200(policy: Policy, forced: Forced) -> Subject {
-        Subject { machine: Machine::h200(), because: String::new(), ranks: 4, policy, forced, rank: None }
+        Subject {
+            machine: Machine::h200(),
+            because: String::new(),
+            ranks: 4,
+            policy,
+            forced,
+            windows: true,
+            rank: None,
+        }
     }
 
     fn which(explained: &Explained) -> String {

@@ -205,7 +205,7 @@ mod tests {
 
     fn example(machine: Machine) -> Subject {
         let (policy, forced, because) = (Policy::Auto, Forced::default(), String::new());
-        Subject { machine, because, ranks: 8, policy, forced, rank: None }
+        Subject { machine, because, ranks: 8, policy, forced, windows: true, rank: None }
     }
 
     #[test]

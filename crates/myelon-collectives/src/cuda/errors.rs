@@ -40,12 +40,7 @@ pub(super) fn fault_error(fault: &Fault) -> Error {
     let (rank, peer, lane) = (fault.rank as usize, fault.peer as usize, fault.lane as usize);
     let (needed, seen) = (fault.needed, fault.seen);
     let call = CallWord::from_bits(fault.call);
-    let waiting_for = [
-        WaitingFor::ScatterSlot,
-        WaitingFor::ScatterCredit,
-        WaitingFor::GatherSlot,
-        WaitingFor::GatherCredit,
-    ][fault.waiting_for as usize % 4];
+    let waiting_for = WaitingFor::ALL[fault.waiting_for as usize % WaitingFor::ALL.len()];
     if fault.code == FaultCode::Disagreement as u32 {
         let peer_call = CallWord::from_bits(fault.call_seen);
         return Error::Disagreement { rank, peer, lane, call, peer_call };

@@ -14,8 +14,8 @@ use myelon_kernel::{
     Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
 use myelon_lanes::Machine;
-use myelon_ring::WindowLayout;
 use myelon_ring::words::FaultCode;
+use myelon_ring::{Inbox, WindowLayout};
 
 use self::errors::{error_of, fault_error};
 use self::memory::CudaMemory;
@@ -43,8 +43,10 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let name = devices[0].info().name.clone();
     let multiprocessors = devices.iter().map(|device| device.info().multiprocessors).min().unwrap_or(0);
     let pool = config.tuning(|| machine(&name, multiprocessors)).pool(ranks as u32)?;
+    let inbox = Inbox { lanes: pool.inbox.lanes as usize, packets: pool.inbox.packets as usize };
     let layout =
-        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
+        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?
+            .with_inbox(inbox)?;
     let choice = match config.kernels {
         Kernels::Auto => ImageChoice::Auto,
         Kernels::Aot => ImageChoice::Aot,
@@ -74,6 +76,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             ring_bytes: layout.bytes() as u64,
             deadline: config.deadline(),
             blocks_max,
+            windows: config.windows,
             shared: shared.clone(),
             last_call: None,
         })
@@ -142,6 +145,8 @@ struct CudaRank {
     deadline: Duration,
     /// Blocks that this rank may launch.
     blocks_max: u32,
+    /// Every buffer of every call is a window.
+    windows: bool,
     shared: Arc<Shared>,
     /// The last call: the next one comes after it, whatever stream it is on.
     last_call: Option<StreamUse>,
@@ -174,7 +179,8 @@ impl RankBackend for CudaRank {
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error> {
         let device = self.rings().device();
         // An empty region has an address too.
-        let memory = SharedMemory::allocate(device, bytes.max(1)).map_err(error_of)?;
+        let peers: Vec<Device> = self.shared.rings.iter().map(|rings| rings.device().clone()).collect();
+        let memory = SharedMemory::allocate(device, bytes.max(1), &peers).map_err(error_of)?;
         let stream = DeviceStream::new(device).map_err(error_of)?;
         memory.memory().fill(&stream, 0).map_err(error_of)?;
         Ok(Arc::new(CudaMemory::shared(memory)))
@@ -208,6 +214,12 @@ impl RankBackend for CudaRank {
             deadline: self.deadline,
         };
         let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
+        for (what, operand) in [("input", &from), ("output", &to)] {
+            if self.windows && !self.rings().is_window(operand) {
+                let needed = "memory that a rank of this communicator allocated, as windows were promised";
+                return Err(Error::invalid(what, needed, "other memory"));
+            }
+        }
         if plan.blocks > self.blocks_max {
             let device = self.rings().device().ordinal();
             let (blocks_needed, blocks_resident) = (plan.blocks, self.blocks_max);

@@ -150,7 +150,7 @@ impl Engine {
                     WaitingFor::ScatterSlot => 0,
                     WaitingFor::ScatterCredit => 1,
                     WaitingFor::GatherCredit => 2,
-                    WaitingFor::GatherSlot => 3,
+                    _ => 3, // a slot of the gather
                 };
                 if best.as_ref().is_none_or(|&(least, _)| rank < least) {
                     let error = Error::Stalled {

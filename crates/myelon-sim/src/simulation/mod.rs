@@ -46,6 +46,8 @@ pub use slots::{Held, Slots, Span};
 pub use strategies::Limits;
 pub use trace::{CaseFailure, Step};
 
+use myelon_ring::Inbox;
+
 use crate::launch::Shape;
 use crate::model::{Ended, Schedule, Violation};
 
@@ -69,7 +71,15 @@ pub struct Simulation {
 impl Simulation {
     /// `ranks` ranks with one lane, two slots a ring of 48 bytes, and no calls yet.
     pub fn new(ranks: usize) -> Self {
-        let shape = Shape { ranks, lanes: 1, capacity: 2, piece_bytes: 48, credit_batch: 1, first: 0 };
+        let shape = Shape {
+            ranks,
+            lanes: 1,
+            capacity: 2,
+            piece_bytes: 48,
+            credit_batch: 1,
+            first: 0,
+            inbox: Inbox::default(),
+        };
         let case =
             Case { shape, movers: 1, calls: Vec::new(), skew: 0, mishap: None, schedule: Schedule::Random };
         Self::of(case)

@@ -130,8 +130,8 @@ impl Follow<'_> {
 
 #[cfg(test)]
 mod tests {
-    use myelon_ring::WindowLayout;
     use myelon_ring::words::{Movement, RANKS_MAX};
+    use myelon_ring::{Inbox, WindowLayout};
 
     use super::*;
     use crate::launch::Shape;
@@ -151,7 +151,15 @@ mod tests {
 
     impl Window {
         fn new() -> Self {
-            let shape = Shape { ranks: 2, lanes: 1, capacity: 2, piece_bytes: 16, credit_batch: 1, first: 0 };
+            let shape = Shape {
+                ranks: 2,
+                lanes: 1,
+                capacity: 2,
+                piece_bytes: 16,
+                credit_batch: 1,
+                first: 0,
+                inbox: Inbox::default(),
+            };
             let layout = WindowLayout::new(2, 1, 2, 16).unwrap();
             let windows = [Address(0), Address(1 << 32)];
             let ring = layout.ring(&[0; RANKS_MAX], Movement::Scatter, 0, 0, 1);

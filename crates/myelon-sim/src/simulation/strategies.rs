@@ -8,6 +8,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::case::{Call, Case, Mishap, OPERATIONS, TYPES};
+use myelon_ring::Inbox;
+
 use crate::launch::Shape;
 use crate::model::{Random, Schedule};
 
@@ -84,6 +86,7 @@ pub fn shapes(limits: &Limits) -> impl Strategy<Value = Shape> + use<> {
             piece_bytes,
             credit_batch: batch.min(capacity),
             first,
+            inbox: Inbox::default(),
         },
     )
 }

@@ -53,7 +53,7 @@ mod link;
 mod prediction;
 mod simulation;
 
-use myelon_lanes::{Plan, PlanError};
+use myelon_lanes::{Algorithm, Plan, PlanError};
 
 pub use link::LinkModel;
 pub use prediction::{Bound, Prediction, Shares};
@@ -78,10 +78,11 @@ impl LinkModel {
     /// name call at once. The time counts from the first moment on.
     ///
     /// ```
-    /// # use myelon_lanes::{Machine, Request, Tuning};
+    /// # use myelon_lanes::{Algorithm, Forced, Machine, Request, Tuning};
     /// # use myelon_sim::timing::LinkModel;
     /// let request = Request { ranks: 4, bytes: 4096, element_bytes: 2 };
-    /// let plan = Tuning::new(Machine::h200()).plan(&request)?.plan;
+    /// let forced = Forced { algorithm: Some(Algorithm::Ring), ..Forced::default() };
+    /// let plan = Tuning::new(Machine::h200()).forced(forced).plan(&request)?.plan;
     /// let late = LinkModel::h200().predict_late(&plan, request.bytes, &[0.0, 50.0])?;
     /// assert!(late.finished_us.iter().all(|&us| us > 50.0), "everybody waits for rank 1");
     /// # Ok::<(), myelon_lanes::PlanError>(())
@@ -96,6 +97,9 @@ impl LinkModel {
     /// As [`LinkModel::predict`].
     pub fn predict_late(&self, plan: &Plan, bytes: u64, late_us: &[f64]) -> Result<Prediction, PlanError> {
         self.check();
+        if plan.algorithm != Algorithm::Ring {
+            return Err(PlanError::NotModelled { algorithm: plan.algorithm });
+        }
         Ok(simulation::Simulation::new(self, plan, bytes, late_us)?.run(self.launch_us))
     }
 }

@@ -1,0 +1,118 @@
+//! What a collective is made of: the algorithms, what each needs, and how much it can carry.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::SettingError;
+
+/// What a collective is made of.
+///
+/// | name | hops | on the link, times the payload | needs |
+/// |---|---|---|---|
+/// | `one-shot` | 1 | `2 (p - 1)` | room in the inbox |
+/// | `two-shot` | 2 | `4 (p - 1) / p` | room in the inbox |
+/// | `direct` | 2, and two meetings | `2 (p - 1) / p` | buffers that are windows |
+/// | `ring` | 2, in a pipeline | `2 (p - 1) / p` | nothing |
+///
+/// # Example
+///
+/// ```
+/// use myelon_lanes::Algorithm;
+///
+/// assert_eq!("two-shot".parse(), Ok(Algorithm::TwoShot));
+/// assert_eq!(
+///     "tree".parse::<Algorithm>().unwrap_err().to_string(),
+///     "unknown algorithm `tree`; known: one-shot, two-shot, direct, ring",
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Every rank sends its payload to every other, as packets that carry their flags, and sums for itself.
+    OneShot,
+    /// Every rank sends each owner its piece, and the owner sends the sum to all, both as packets.
+    TwoShot,
+    /// Each owner reads its piece from every rank's input and writes the sum into every rank's output.
+    Direct,
+    /// The persistent producer-consumer kernel over slotted credit rings, between all pairs of ranks.
+    Ring,
+}
+
+impl Algorithm {
+    /// All of them, those for small payloads first.
+    pub const ALL: [Self; 4] = [Self::OneShot, Self::TwoShot, Self::Direct, Self::Ring];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneShot => "one-shot",
+            Self::TwoShot => "two-shot",
+            Self::Direct => "direct",
+            Self::Ring => "ring",
+        }
+    }
+
+    /// The largest payload that it carries between `ranks` ranks with that inbox; `u64::MAX` where nothing
+    /// bounds it.
+    ///
+    /// ```
+    /// use myelon_lanes::{Algorithm, Inbox};
+    ///
+    /// let inbox = Inbox { lanes: 128, packets: 16384 };
+    /// assert_eq!(Algorithm::OneShot.bytes_max(8, inbox), 128 << 10);
+    /// assert_eq!(Algorithm::TwoShot.bytes_max(8, inbox), 512 << 10);
+    /// assert_eq!(Algorithm::Ring.bytes_max(8, inbox), u64::MAX);
+    /// ```
+    pub fn bytes_max(self, ranks: u32, inbox: Inbox) -> u64 {
+        let payload = u64::from(inbox.packets) * PACKET_PAYLOAD_BYTES;
+        match self {
+            Self::OneShot => payload,
+            // Half of the inbox is for pieces, half for sums; the longest piece is what is rounded up.
+            Self::TwoShot => u64::from(ranks) * (payload / 2),
+            Self::Direct | Self::Ring => u64::MAX,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        let known = "one-shot, two-shot, direct, ring";
+        let unknown = SettingError::Unknown { what: "algorithm", seen: text.into(), known };
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == text).ok_or(unknown)
+    }
+}
+
+/// Bytes of payload in a packet.
+pub const PACKET_PAYLOAD_BYTES: u64 = 8;
+/// Bytes of a packet.
+const PACKET_BYTES: u64 = 16;
+/// Packets with which a lane begins and ends.
+const HEADERS: u64 = 4;
+
+/// Room for packets in a rank's window: from every peer, twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inbox {
+    /// Lanes that calls may have.
+    pub lanes: u32,
+    /// Packets of payload from each peer.
+    pub packets: u32,
+}
+
+impl Inbox {
+    /// No inbox: then only the ring can run.
+    pub const NONE: Self = Self { lanes: 0, packets: 0 };
+
+    /// Bytes of the packets and of the epochs of the lanes.
+    pub(crate) fn bytes(self, ranks: u32) -> u64 {
+        let place = (HEADERS * u64::from(self.lanes) + u64::from(self.packets)) * PACKET_BYTES;
+        let packets = 2 * u64::from(ranks.saturating_sub(1)) * place;
+        packets.next_multiple_of(128) + (u64::from(self.lanes) * 8).next_multiple_of(128)
+    }
+}

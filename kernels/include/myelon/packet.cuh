@@ -1,0 +1,232 @@
+// packet.cuh: payload that carries its own flag, so that nobody has to say that it is there.
+//
+// A packet is 16 bytes: two halves of 64 bits, each 4 bytes of payload below 4 bytes of flag. The flag is the
+// low half of the call's epoch.
+//
+// STATE     inbox[parity][place][packets] in each rank's window; `place` is the sender's among the owner's peers.
+//           The headers of the lanes come first, then the payload. Epochs take turns between the two parities.
+//           epoch[lane], one u64, in each rank's window, written and read by this rank: the number of the next
+//           call of these algorithms, the same in every lane.
+// INVARIANTS (docs/protocols/packet.md)
+//   P1  One writer. In epoch e a packet that the call uses is written by its sender, any other by its owner.
+//   P2  Whole halves. A half is one access, so a half whose flag is e holds payload of epoch e.
+//   P3  Two parities are enough. Whoever sends in epoch e + 2 has had a header of every peer in epoch e + 1, and
+//       each peer sent that after its call of epoch e was complete: it reads nothing of epoch e any more.
+//   P4  No stale flag. Within 2^32 epochs every packet is written or scrubbed, so a flag that matches is new.
+//   P5  A call that is complete has moved the epoch of every lane by one; one that gave up moves none after it.
+// ORDERING  none between halves or packets: see P2. What orders epoch e before e + 2 is the end of a launch, which
+//           is a fence, then a relaxed store and a relaxed load, and the end of the peer's launch ("packet/turn").
+// BOUND     As for rings: every wait ends after deadline_ns, or when an abort word is raised.
+// COST      One hop. Twice the payload's bytes on the link.
+// SOURCE    PTX ISA, "Memory Consistency Model": Vector Data-types; Release and Acquire Patterns.
+#pragma once
+
+#include "myelon/payload.cuh"
+#include "myelon/window.cuh"
+
+namespace myelon {
+
+// The packets with which a lane of a peer begins and ends.
+enum class Header : u32 { call = 0, input = 1, output = 2, end = 3 };
+constexpr u32 headers = 4;
+
+MYELON_DEVICE u64 header_packet(u32 lane, Header header) { return static_cast<u64>(lane) * headers + static_cast<u32>(header); }
+MYELON_DEVICE u64 payload_packet(AllReduceArgs const& args, u64 index) {
+    return static_cast<u64>(args.inbox_lanes) * headers + index;
+}
+
+// Packets of the whole payload: no more than an inbox has.
+MYELON_DEVICE u32 packets_of(AllReduceArgs const& args) { return static_cast<u32>((args.bytes + sizeof(vec8) - 1) / sizeof(vec8)); }
+
+// Packet `number` of those that `sender` sends to `owner` in this epoch.
+MYELON_DEVICE pair64* packet_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch, u64 number) {
+    u64 const parity = weakened(Mutant::packet_parity) ? 0 : epoch % 2;
+    u64 const first = (parity * (args.ranks - 1) + place(owner, sender)) * payload_packet(args, args.inbox_packets);
+    return reinterpret_cast<pair64*>(args.window[owner] + args.inbox_offset) + first + number;
+}
+
+MYELON_DEVICE u64* epoch_word(AllReduceArgs const& args, u32 lane) {
+    return reinterpret_cast<u64*>(args.window[args.rank] + args.epoch_offset) + lane;
+}
+
+MYELON_DEVICE vec8 halves_of(u64 word) { return {{static_cast<u32>(word), static_cast<u32>(word >> 32)}}; }
+MYELON_DEVICE u64 word_of(vec8 const& halves) { return static_cast<u64>(halves.word[1]) << 32 | halves.word[0]; }
+
+MYELON_DEVICE void send_packet(pair64* to, u64 epoch, vec8 const& value) {
+    st_relaxed_sys(to, pair64{{epoch << 32 | value.word[0], epoch << 32 | value.word[1]}});
+}
+
+MYELON_DEVICE u32 flag_of(u64 half) { return static_cast<u32>(half >> 32); }
+
+MYELON_DEVICE bool has_come(pair64 const& packet, u64 epoch) {
+    if (weakened(Mutant::packet_flag)) return true;
+    bool const second = flag_of(packet.word[1]) == static_cast<u32>(epoch) || weakened(Mutant::packet_half);
+    return flag_of(packet.word[0]) == static_cast<u32>(epoch) && second;
+}
+
+// A call's place in a lane.
+struct Turn {
+    u64 epoch;
+    u32 lane;
+};
+
+// Begins a call; false where this rank, or a peer, has given up before.
+MYELON_DEVICE bool begin_turn(AllReduceArgs const& args, Turn* turn) {
+    after_earlier_work();
+    *turn = {0, block_index()};
+    if (block_index() == 0 && thread_index() == 0) say_call(args);
+    // Both loads are under way before either is looked at.
+    u64 const abort = ld_relaxed_sys(abort_word(args, args.rank));
+    turn->epoch = ld_weak(epoch_word(args, turn->lane));
+    if (abort == 0 || weakened(Mutant::abort_ignored)) return true;
+    note_gave_up(turn->lane, turn->epoch);
+    give_up(args, WaitingFor::packet, args.rank, turn->lane, {FaultCode::aborted, turn->epoch, turn->epoch, 0}, 0);
+    return false;
+}
+
+// All threads of the block come here, well or not, and the call is over.
+MYELON_DEVICE void end_turn(AllReduceArgs const& args, Turn const& turn, bool well) {
+    barrier_sync(0);
+    if (!well || weakened(Mutant::epoch_same)) return;
+    // Also the epochs of lanes that this call does without.
+    u64 const step = static_cast<u64>(thread_count()) * args.lanes;
+    for (u64 lane = turn.lane + static_cast<u64>(thread_index()) * args.lanes; lane < args.inbox_lanes; lane += step) {
+        st_weak(epoch_word(args, static_cast<u32>(lane)), turn.epoch + 1);
+    }
+}
+
+// P4: writes this epoch into one packet of each peer that nobody sends in this call, another one each time.
+template <typename IsUsed>
+MYELON_DEVICE void scrub(AllReduceArgs const& args, Turn const& turn, IsUsed is_used) {
+    if (turn.lane != 0 || thread_index() >= args.ranks - 1) return;
+    u64 const number = (turn.epoch / 2) % payload_packet(args, args.inbox_packets);
+    if (is_used(number) && !weakened(Mutant::packet_scrub)) return;
+    send_packet(packet_at(args, args.rank, peer_at(args, thread_index()), turn.epoch, number), turn.epoch, vec8{});
+}
+
+// Whether packet `number` is the header `header` of a lane of this call.
+MYELON_DEVICE bool is_header(AllReduceArgs const& args, u64 number, Header header) {
+    return number % headers == static_cast<u32>(header) && number / headers < args.lanes;
+}
+
+// Whether the peer has made as many calls as this rank and calls something else: then it will never send what this
+// rank waits for, perhaps because its algorithm knows no packets. Not for every poll: one word lies at the peer.
+MYELON_DEVICE bool calls_another(AllReduceArgs const& args, u32 peer) {
+    u64 const own = ld_relaxed_sys(calling_word(args, args.rank)), theirs = ld_relaxed_sys(calling_word(args, peer));
+    return own >> calls_shift == theirs >> calls_shift && own != theirs && !weakened(Mutant::calling_unseen);
+}
+
+// A look of a wait that lasts: at the clock, which is first read here so that short waits pay nothing for it, and
+// at the abort words. `half` is what the packet of `peer` showed. True where the wait is over.
+MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u64 half, u64* start) {
+    u64 const now = clock_ns();
+    if (*start == 0) *start = now;
+    i32 const ahead = static_cast<i32>(flag_of(half) - static_cast<u32>(turn.epoch));
+    Waited waited = {FaultCode::none, turn.epoch, turn.epoch + static_cast<u64>(static_cast<i64>(ahead)), now - *start};
+    // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
+    Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
+    bool const told_by_host = ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);
+    // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
+    if (ahead > 0) waited.code = FaultCode::protocol;
+    else if (ld_relaxed_sys(limits.abort) != 0 || told_by_host) waited.code = FaultCode::aborted;
+    else if (calls_another(args, peer)) waited.code = FaultCode::disagreement;
+    else if (waited.waited_ns > limits.deadline_ns && !weakened(Mutant::deadline_none)) waited.code = FaultCode::stalled;
+    if (waited.code == FaultCode::none) return false;
+    u64 const call_seen = waited.code == FaultCode::disagreement ? ld_relaxed_sys(call_word(args, peer)) : 0;
+    note_gave_up(turn.lane, turn.epoch);
+    give_up(args, what, peer, turn.lane, waited, call_seen);
+    return true;
+}
+
+constexpr u32 any_peer = ranks_max;  // packet i is of rank i
+
+// Waits for the packets at(i) that are not null, of `peer` or of rank i each. All loads of a look are under way before
+// any is tested: one more peer then costs a tenth of a microsecond and not a third.
+// False where the wait gave up.
+template <u32 most, typename At>
+MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer, WaitingFor what, At at, vec8 (&value)[most]) {
+    u64 start = 0;
+    for (u32 polls = 1;; ++polls) {
+        pair64 packet[most];
+#pragma unroll
+        for (u32 i = 0; i < most; ++i) {
+            pair64 const* const from = at(i);
+            if (from != nullptr) packet[i] = ld_relaxed_sys(from);
+        }
+        u32 late = most;
+        u64 half = 0;
+#pragma unroll
+        for (u32 i = 0; i < most; ++i) {
+            if (at(i) == nullptr || has_come(packet[i], turn.epoch)) continue;
+            late = i;
+            half = flag_of(packet[i].word[0]) == static_cast<u32>(turn.epoch) ? packet[i].word[1] : packet[i].word[0];
+        }
+        if (late == most) {
+#pragma unroll
+            for (u32 i = 0; i < most; ++i) {
+                if (at(i) == nullptr) continue;
+                value[i] = {{static_cast<u32>(packet[i].word[0]), static_cast<u32>(packet[i].word[1])}};
+            }
+            return true;
+        }
+        if (polls % polls_a_look == 0 && is_over(args, turn, what, peer == any_peer ? late : peer, half, &start)) return false;
+        pause();
+    }
+}
+
+// Sends a packet of the same number to every peer.
+template <u32 most>
+MYELON_DEVICE void send_to_peers(AllReduceArgs const& args, Turn const& turn, u64 number, vec8 const& value) {
+#pragma unroll
+    for (u32 i = 0; i < most - 1; ++i) {
+        if (i >= args.ranks - 1) break;
+        send_packet(packet_at(args, peer_at(args, i), args.rank, turn.epoch, number), turn.epoch, value);
+    }
+}
+
+// Where the packet of `rank` of that number arrives; null for this rank and beyond the last one.
+MYELON_DEVICE pair64 const* arrival(AllReduceArgs const& args, Turn const& turn, u32 rank, u64 number) {
+    if (rank >= args.ranks || rank == args.rank) return nullptr;
+    return packet_at(args, args.rank, rank, turn.epoch, number);
+}
+
+// Whether what a peer's header names is this call; else the ranks disagree.
+MYELON_DEVICE bool is_call_of(AllReduceArgs const& args, Turn const& turn, u32 peer, u64 seen) {
+    if (seen == args.call || weakened(Mutant::call_ignored)) return true;
+    note_gave_up(turn.lane, turn.epoch);
+    give_up(args, WaitingFor::packet, peer, turn.lane, {FaultCode::disagreement, turn.epoch, turn.epoch, 0}, seen);
+    return false;
+}
+
+template <u32 most>
+MYELON_DEVICE bool is_one_call(AllReduceArgs const& args, Turn const& turn, vec8 const (&of_rank)[most]) {
+    bool one = true;
+    for (u32 rank = 0; rank < most; ++rank) {
+        if (one && rank < args.ranks && rank != args.rank) one = is_call_of(args, turn, rank, word_of(of_rank[rank]));
+    }
+    return one;
+}
+
+// The part of a lane's first warp: the header goes to every peer, and that of every peer is looked at. The other
+// warps have nothing to do with it, so that nobody waits for two things in turn.
+template <u32 most>
+MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn) {
+    if (thread_index() != 0) return true;
+    u64 const number = header_packet(turn.lane, Header::call);
+    send_to_peers<most>(args, turn, number, halves_of(args.call));
+    if (weakened(Mutant::packet_header)) return true;
+    vec8 of_rank[most];
+    auto const at = [&](u32 rank) { return arrival(args, turn, rank, number); };
+    return receive<most>(args, turn, any_peer, WaitingFor::packet, at, of_rank) && is_one_call<most>(args, turn, of_rank);
+}
+
+// What a thread behind the first warp moves: packets first, first + step, ...
+struct Share {
+    u32 first, step;
+};
+MYELON_DEVICE Share share_of(AllReduceArgs const& args, Turn const& turn) {
+    u32 const movers = thread_count() - warp_threads;
+    return {turn.lane * movers + thread_index() - warp_threads, args.lanes * movers};
+}
+
+}  // namespace myelon

@@ -1,0 +1,154 @@
+// all_reduce_direct.cu: each owner reads its piece of every rank's input where it lies, and writes the sum into every
+// rank's output.
+//
+// Inputs and outputs are windows: memory that all ranks may read and write. One launch a rank, a block a lane.
+// Ranks tell each other in a lane that they have begun, and where their buffers are; a lane's threads sum the
+// lane's share of the rank's own piece; then the lane tells that it has ended. Nothing is staged.
+//
+// ORDERING  direct/start  the end of earlier work, then a header    a header, then fence.acq_rel.sys and the barrier
+//           direct/end    the barrier, fence.acq_rel.sys, a header  a header, then the end of the launch
+// In place is safe: one thread reads an element of all ranks before it writes it to any, and nobody else reads it.
+//
+// PROGRESS  A lane waits for the same lane of its peers, and for nothing else.
+// ERRORS    As for the one-shot. A peer that gives up leaves this rank's output half written.
+
+#include "myelon/all_reduce.cuh"
+#include "myelon/packet.cuh"
+
+namespace myelon {
+namespace direct {
+
+// Where the buffers of all ranks are, in the words of the block.
+struct Buffers {
+    u64 input[ranks_max], output[ranks_max];
+    u64 well, whole;
+};
+static_assert(sizeof(Buffers) <= block_words_max * sizeof(u64), "the buffers fit");
+MYELON_DEVICE Buffers& buffers() { return *reinterpret_cast<Buffers*>(block_words()); }
+
+// Thread `rank` of the first warp: tells that rank where this one's buffers are, and learns where that one's are.
+MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 rank, u64* input, u64* output) {
+    *input = args.input;
+    *output = args.output;
+    if (rank == args.rank) return true;
+    auto const tell = [&](Header header, u64 word) {
+        send_packet(packet_at(args, rank, args.rank, turn.epoch, header_packet(turn.lane, header)), turn.epoch, halves_of(word));
+    };
+    tell(Header::call, args.call);
+    tell(Header::input, args.input);
+    tell(Header::output, args.output);
+    if (weakened(Mutant::start_early)) return true;
+    vec8 told[3];
+    auto const at = [&](u32 header) { return arrival(args, turn, rank, header_packet(turn.lane, static_cast<Header>(header))); };
+    if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
+    *input = word_of(told[1]);
+    *output = word_of(told[2]);
+    return is_call_of(args, turn, rank, word_of(told[0]));
+}
+
+// The block's threads learn where the buffers are; false for all of them where one gave up.
+MYELON_DEVICE bool start(AllReduceArgs const& args, Turn const& turn, bool well) {
+    u32 const rank = thread_index();
+    if (rank < warp_threads) {
+        bool whole = true;
+        if (well && rank < args.ranks) {
+            u64 input, output;
+            well = start_with(args, turn, rank, &input, &output);
+            whole = (input | output) % vector_bytes == 0;
+            write_shared(&buffers().input[rank], input);
+            write_shared(&buffers().output[rank], output);
+        }
+        bool const all_well = warp_all(well), all_whole = warp_all(whole);
+        if (rank == 0) {
+            write_shared(&buffers().well, all_well ? u64(1) : u64(0));
+            write_shared(&buffers().whole, all_whole ? u64(1) : u64(0));
+        }
+        // ORDER direct/start: the fence acquires what each peer's earlier work wrote, and the barrier passes it on.
+        // Without it an input could be read as it was before.
+        if (!weakened(Mutant::start_acquire)) fence_acq_rel_sys();
+    }
+    barrier_sync(0);
+    return read_shared(buffers().well) != 0;
+}
+
+// Thread `rank` of the first warp: tells that rank that this lane has written, and waits for its word.
+MYELON_DEVICE bool end(AllReduceArgs const& args, Turn const& turn) {
+    if (!weakened(Mutant::end_early)) barrier_sync(1);
+    u32 const rank = thread_index();
+    if (rank >= args.ranks || rank == args.rank) return true;
+    // ORDER direct/end: the fence releases what all threads of the block have written, which the barrier passed to
+    // this one. Without it a peer's launch could end before the sums are there.
+    if (!weakened(Mutant::end_fence)) fence_acq_rel_sys();
+    u64 const number = header_packet(turn.lane, Header::end);
+    send_packet(packet_at(args, rank, args.rank, turn.epoch, number), turn.epoch, halves_of(args.call));
+    if (weakened(Mutant::end_unwaited)) return true;
+    vec8 told[1];
+    // ORDER direct/end: what the peer wrote is seen behind this launch, whose end is a fence.
+    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return arrival(args, turn, rank, number); }, told);
+}
+
+// Sums the lane's share of this rank's piece; `depth` vectors a thread and `most` ranks are in flight at once.
+template <typename E, typename Op, u32 most, u32 depth, bool whole>
+MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
+    using Unit = typename E::Unit;
+    Buffers const& of = read_shared(buffers());
+    u64 const end = share.start + share.count;
+    for (u64 base = share.start + thread_index(); base < end; base += static_cast<u64>(depth) * thread_count()) {
+        vec16 of_rank[depth][most];
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u64 const vector = base + static_cast<u64>(d) * thread_count();
+            if (vector >= end) continue;
+#pragma unroll
+            for (u32 rank = 0; rank < most; ++rank) {
+                if (rank >= args.ranks) continue;
+                if constexpr (whole) of_rank[d][rank] = load_slot(reinterpret_cast<vec16 const*>(of.input[rank]) + vector);
+                else of_rank[d][rank] = Payload<Unit>(of.input[rank], args.bytes).load(vector);
+            }
+        }
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u64 const vector = base + static_cast<u64>(d) * thread_count();
+            if (vector >= end) continue;
+            vec16 const joined = join_ranks<E, Op>(of_rank[d], args.ranks, divisor_of(args));
+#pragma unroll 1
+            for (u32 i = 0; i < args.ranks; ++i) {
+                u32 const rank = args.rank + i < args.ranks ? args.rank + i : args.rank + i - args.ranks;
+                if constexpr (whole) store_slot(reinterpret_cast<vec16*>(of.output[rank]) + vector, joined);
+                else Payload<Unit>(of.output[rank], args.bytes).store(vector, joined);
+            }
+        }
+    }
+}
+
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE void sum_all(AllReduceArgs const& args, Turn const& turn) {
+    Span const piece = split((args.bytes + vector_bytes - 1) / vector_bytes, args.ranks, args.rank);
+    Span share = split(piece.count, args.lanes, turn.lane);
+    share.start += piece.start;
+    // The last vector of a payload may be a part of one.
+    bool const whole = read_shared(buffers().whole) != 0 && (share.start + share.count) * vector_bytes <= args.bytes;
+    if (whole) sum_share<E, Op, most, 8 / most, true>(args, share);
+    else sum_share<E, Op, most, 1, false>(args, share);
+}
+
+template <typename E, typename Op>
+MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
+    Turn turn;
+    bool well = begin_turn(args, &turn);
+    if (thread_index() < warp_threads && well) {
+        scrub(args, turn, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
+    }
+    // A thread that finds that the call is over must not leave the others at a barrier.
+    bool const started = start(args, turn, well);
+    if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, turn);
+    else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, turn);
+    else if (started) sum_all<E, Op, 8>(args, turn);
+    end_turn(args, turn, started && end(args, turn));
+}
+
+}  // namespace direct
+
+MYELON_ALL_REDUCE(direct)
+
+}  // namespace myelon

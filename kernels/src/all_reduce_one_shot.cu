@@ -1,0 +1,60 @@
+// all_reduce_one_shot.cu: every rank sends its whole payload to every other as packets, and each sums for itself.
+//
+// One launch a rank, a block a lane, of which the first warp meets the peers. A thread of the others has its packets
+// of 8 bytes: it sends them to all peers, waits for those of all peers in the same place, and writes the sum. One
+// hop, no barrier, 2 * (ranks - 1) times the payload on the link: for small messages.
+//
+// In place is safe: one thread reads, sends and writes an element, in this order.
+//
+// PROGRESS  A lane waits for the same lane of its peers, and for nothing else.
+// ERRORS    A thread whose wait ends badly records why, raises every rank's abort word, and writes nothing more.
+
+#include "myelon/all_reduce.cuh"
+#include "myelon/packet.cuh"
+
+namespace myelon {
+namespace one_shot {
+
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
+    using Unit = typename E::Unit;
+    u32 const packets = packets_of(args);
+    if (thread_index() < warp_threads) {
+        scrub(args, turn, [&](u64 number) {
+            bool const is_payload = number >= payload_packet(args, 0);
+            return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
+        });
+        return meet<most>(args, turn);
+    }
+    Payload<Unit, vec8> const input(args.input, args.bytes), output(args.output, args.bytes);
+    Share const share = share_of(args, turn);
+    for (u32 i = share.first; i < packets; i += share.step) {
+        send_to_peers<most>(args, turn, payload_packet(args, i), input.load(i));
+    }
+    for (u32 i = share.first; i < packets; i += share.step) {
+        vec8 const own = input.load(i);
+        vec8 of_rank[most];
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own;
+        auto const at = [&](u32 rank) { return arrival(args, turn, rank, payload_packet(args, i)); };
+        if (!receive<most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
+        output.store(i, join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args)));
+    }
+    return true;
+}
+
+template <typename E, typename Op>
+MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
+    Turn turn;
+    bool well = begin_turn(args, &turn);
+    if (well && args.ranks <= 2) well = serve<E, Op, 2>(args, turn);
+    else if (well && args.ranks <= 4) well = serve<E, Op, 4>(args, turn);
+    else if (well) well = serve<E, Op, 8>(args, turn);
+    end_turn(args, turn, well);
+}
+
+}  // namespace one_shot
+
+MYELON_ALL_REDUCE(one_shot)
+
+}  // namespace myelon

@@ -1,0 +1,93 @@
+// all_reduce_two_shot.cu: every rank sends to each owner its piece as packets, and the owner sends the sum to all.
+//
+// One launch a rank, a block a lane, of which the first warp meets the peers. Piece j of the payload belongs to rank j. Thread i of a lane has packet i of
+// every piece: it sends those of the peers' pieces to their owners, sums its own piece and sends the sum to all
+// peers, and writes the sums that come back. Two hops, no barrier, 4 * (ranks - 1) / ranks times the payload on
+// the link. Scattered packets lie in the first half of an inbox, summed ones in the second.
+//
+// In place is safe: the thread that writes an element of the output has read it before, as input.
+//
+// PROGRESS  A lane waits for the same lane of its peers, and for nothing else.
+// ERRORS    As for the one-shot.
+
+#include "myelon/all_reduce.cuh"
+#include "myelon/packet.cuh"
+
+namespace myelon {
+namespace two_shot {
+
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
+    using Unit = typename E::Unit;
+    u32 const packets = packets_of(args), summed = args.inbox_packets / 2;
+    Chunk const all = {0, packets, packets / args.ranks, packets % args.ranks};
+    u32 const longest = all.piece_count_max(), own = all.piece_count(args.rank);
+    if (thread_index() < warp_threads) {
+        scrub(args, turn, [&](u64 number) {
+            if (number < payload_packet(args, 0)) return is_header(args, number, Header::call);
+            u64 const index = number - payload_packet(args, 0);
+            return index < longest || (index >= summed && index < summed + longest);
+        });
+        return meet<most>(args, turn);
+    }
+    Payload<Unit, vec8> const input(args.input, args.bytes), output(args.output, args.bytes);
+    Share const share = share_of(args, turn);
+    for (u32 i = share.first; i < longest; i += share.step) {
+        // All loads are under way before the first store.
+        vec8 value[most - 1];
+#pragma unroll
+        for (u32 peer = 0; peer < most - 1; ++peer) {
+            if (peer >= args.ranks - 1) break;
+            u32 const owner = peer_at(args, peer);
+            if (i < all.piece_count(owner)) value[peer] = input.load(all.piece_start(owner) + i);
+        }
+#pragma unroll
+        for (u32 peer = 0; peer < most - 1; ++peer) {
+            if (peer >= args.ranks - 1) break;
+            u32 const owner = peer_at(args, peer);
+            if (i >= all.piece_count(owner)) continue;
+            send_packet(packet_at(args, owner, args.rank, turn.epoch, payload_packet(args, i)), turn.epoch, value[peer]);
+        }
+    }
+    for (u32 i = share.first; i < own; i += share.step) {
+        u64 const place = all.piece_start(args.rank) + i;
+        vec8 const mine = input.load(place);
+        vec8 of_rank[most];
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = mine;
+        auto const at = [&](u32 rank) { return arrival(args, turn, rank, payload_packet(args, i)); };
+        if (!receive<most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
+        vec8 const joined = join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args));
+        send_to_peers<most>(args, turn, payload_packet(args, summed + i), joined);
+        output.store(place, joined);
+    }
+    for (u32 i = share.first; i < longest; i += share.step) {
+        vec8 of_rank[most];
+        auto const at = [&](u32 rank) {
+            bool const has = rank < args.ranks && i < all.piece_count(rank);
+            return has ? arrival(args, turn, rank, payload_packet(args, summed + i)) : nullptr;
+        };
+        if (!receive<most>(args, turn, any_peer, WaitingFor::sum_packet, at, of_rank)) return false;
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) {
+            if (at(rank) != nullptr) output.store(all.piece_start(rank) + i, of_rank[rank]);
+        }
+    }
+    return true;
+}
+
+template <typename E, typename Op>
+MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
+    Turn turn;
+    bool well = begin_turn(args, &turn);
+    if (well && args.ranks <= 2) well = serve<E, Op, 2>(args, turn);
+    else if (well && args.ranks <= 4) well = serve<E, Op, 4>(args, turn);
+    else if (well) well = serve<E, Op, 8>(args, turn);
+    end_turn(args, turn, well);
+}
+
+}  // namespace two_shot
+
+MYELON_ALL_REDUCE(two_shot)
+
+}  // namespace myelon
