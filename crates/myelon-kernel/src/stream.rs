@@ -259,6 +259,19 @@ impl DeviceStream {
         queued
     }
 
+    /// Whether anybody captures the stream, by a [`crate::Capture`] or by other means.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn is_captured(&self) -> Result<bool, KernelError> {
+        match self.not_captured("") {
+            Ok(_) => Ok(false),
+            Err(KernelError::Captured { .. }) => Ok(true),
+            Err(other) => Err(other),
+        }
+    }
+
     pub(crate) fn raw(&self) -> sys::CUstream {
         self.raw
     }
