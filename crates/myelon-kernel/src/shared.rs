@@ -48,7 +48,7 @@ impl StreamUse {
     /// [`KernelError::Driver`].
     pub fn precede(&self, next: &DeviceStream) -> Result<(), KernelError> {
         match self {
-            Self::Ours(stream) if stream.handle() == next.handle() => Ok(()),
+            Self::Ours(stream) if stream.raw() == next.raw() => Ok(()),
             // Not told by its handle, which the driver may have given to another stream by now.
             _ => next.wait(&*self.end()?),
         }

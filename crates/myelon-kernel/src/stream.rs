@@ -7,6 +7,7 @@ use crate::graph::Kept;
 use crate::memory::DeviceSpan;
 use cudarc::driver::sys;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A queue of work for one GPU. It may be used from any thread; calls from several threads queue in some
@@ -15,6 +16,8 @@ pub struct DeviceStream {
     device: Device,
     raw: sys::CUstream,
     owned: bool,
+    /// Whether anybody else may know the handle, and so may capture the stream.
+    shown: AtomicBool,
     /// While a [`crate::Capture`] records the stream: what the recorded work uses.
     kept: Mutex<Option<Kept>>,
 }
@@ -39,7 +42,13 @@ impl DeviceStream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `raw` outlives the call; the stream is destroyed in `drop`.
         unsafe { call!(cuStreamCreate(&mut raw, flags)) }?;
-        Ok(Self { device: device.clone(), raw, owned: true, kept: Mutex::default() })
+        Ok(Self {
+            device: device.clone(),
+            raw,
+            owned: true,
+            shown: AtomicBool::new(false),
+            kept: Mutex::default(),
+        })
     }
 
     /// Somebody else's stream, by its handle (a `cudaStream_t` or `CUstream` as an integer). Zero is the
@@ -66,7 +75,13 @@ impl DeviceStream {
         if context != device.context() {
             return Err(KernelError::ForeignStream { ordinal: device.ordinal() });
         }
-        Ok(Self { device: device.clone(), raw, owned: false, kept: Mutex::default() })
+        Ok(Self {
+            device: device.clone(),
+            raw,
+            owned: false,
+            shown: AtomicBool::new(true),
+            kept: Mutex::default(),
+        })
     }
 
     /// The GPU it feeds.
@@ -81,6 +96,8 @@ impl DeviceStream {
 
     /// The handle, for other libraries.
     pub fn handle(&self) -> u64 {
+        // ORDER: Relaxed is enough. Whoever gets the handle to another thread orders that.
+        self.shown.store(true, Ordering::Relaxed);
         self.raw as usize as u64
     }
 
@@ -300,6 +317,10 @@ impl DeviceStream {
     /// Refuses `what` if the stream is captured by other means than [`crate::Capture`]. Asked while that one
     /// does not capture it.
     pub(crate) fn not_captured_by_others(&self, what: &'static str) -> Result<(), KernelError> {
+        // ORDER: Relaxed is enough, as in `handle`.
+        if !self.shown.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let _current = self.device.bind()?;
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the stream lives; `status` outlives the call.
@@ -318,7 +339,7 @@ impl DeviceStream {
 
 impl fmt::Debug for DeviceStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceStream({:#x} of GPU {})", self.handle(), self.device.ordinal())
+        write!(f, "DeviceStream({:#x} of GPU {})", self.raw as usize, self.device.ordinal())
     }
 }
 
