@@ -128,7 +128,7 @@ pub fn graphs_mix_with_calls(make: &impl Make, budget: usize) {
 /// Several launches of two graphs, queued at once on two streams, feed each other in the order of the
 /// launches.
 pub fn two_graphs_alternate(make: &impl Make, budget: usize) {
-    let launches = (budget / 20).clamp(2, 100);
+    let launches = (budget / 20).clamp(2, 40);
     let mut group = make(3).build().unwrap();
     let mut captured = Vec::new();
     for rank in &mut group {
