@@ -1,15 +1,28 @@
 #!/usr/bin/env bash
 # Takes a record on a GPU machine: ours and NCCL in one run. Copy what it writes to benches/record/.
 #
-#   benches/record.sh MYELON OUT RANKS...        benches/record.sh target/release/myelon /tmp/out 2 4
+#   benches/record.sh [-m MODES] MYELON OUT RANKS...
+#   benches/record.sh -m stream,graph,isolated target/release/myelon /tmp/out 2 4
 #
-# Writes OUT/all-reduce-pN.csv (ours, every result checked), OUT/peers-pN.csv and OUT/machine.txt.
+# MODES are those of `myelon all-reduce --mode`, stream alone unless said. Writes for each mode and number of ranks
+# OUT/all-reduce-MODE-pN.csv (ours, every result checked) and OUT/nccl-MODE-pN.csv (with the ratio to ours), and
+# OUT/machine.txt.
 set -u
+modes=stream
+if [[ ${1-} == -m ]]; then
+    modes=${2//,/ }
+    shift 2
+fi
+if (($# < 3)); then
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+fi
 myelon=$1 out=$2
 shift 2
 mkdir -p "$out"
 limit() { timeout --kill-after=5 "$@"; }
 here=$(dirname "$0")
+range=(-b 1K -e 1G -f 4 -n 10 -w 3)
 
 {
     "$myelon" --version
@@ -20,16 +33,23 @@ here=$(dirname "$0")
 } >"$out/machine.txt" 2>&1
 
 for ranks in "$@"; do
-    command="$myelon all-reduce --backend cuda --ranks $ranks -b 1K -e 1G -f 4 -d bf16 -n 10 -w 3 --format csv"
-    echo "\$ ${command/$myelon/myelon}" >>"$out/machine.txt"
-    limit 100 $command >"$out/all-reduce-p$ranks.csv" 2>>"$out/machine.txt" || echo "p=$ranks: exit $?" | tee -a "$out/machine.txt"
-    limit 100 torchrun --nproc-per-node "$ranks" "$here/peers.py" >"$out/peers-p$ranks.csv" 2>/dev/null || echo "peers p=$ranks: exit $?"
+    for mode in $modes; do
+        ours=$out/all-reduce-$mode-p$ranks.csv
+        command=("$myelon" all-reduce --backend cuda --ranks "$ranks" "${range[@]}" -d bf16 --mode "$mode" --format csv)
+        echo "\$ myelon ${command[*]:1}" >>"$out/machine.txt"
+        limit 200 "${command[@]}" >"$ours" 2>>"$out/machine.txt" || echo "$mode p=$ranks: exit $?" | tee -a "$out/machine.txt"
+        limit 200 torchrun --nproc-per-node "$ranks" "$here/peers.py" "${range[@]}" --mode "$mode" --ours "$ours" \
+            >"$out/nccl-$mode-p$ranks.csv" 2>/dev/null || echo "peers $mode p=$ranks: exit $?"
+    done
 done
 
-echo "ranks bytes  myelon us (busbw)  nccl us (busbw)"
+echo "mode     ranks        bytes  myelon us (busbw)    nccl us (busbw)  nccl/myelon"
 for ranks in "$@"; do
-    join -t, -j1 \
-        <(awk -F, 'NR > 1 && $7 == "true" { printf "%012d,%.1f,%.0f,%s\n", $3, $8, $10, $11 }' "$out/all-reduce-p$ranks.csv" | sort) \
-        <(awk -F, '$1 == "nccl" { printf "%012d,%.1f,%.0f\n", $3, $7, $9 }' "$out/peers-p$ranks.csv" | sort) |
-        awk -F, -v ranks="$ranks" '{ printf "%d %12d  %9.1f (%3d)  %9.1f (%3d)%s\n", ranks, $1, $2, $3, $5, $6, $4 ? "  WRONG" : "" }'
+    for mode in $modes; do
+        join -t, -j1 \
+            <(awk -F, 'NR > 1 && $7 == "true" { printf "%012d,%.2f,%.0f,%s\n", $3, $8, $10, $11 }' "$out/all-reduce-$mode-p$ranks.csv" | sort) \
+            <(awk -F, '$1 == "nccl" { printf "%012d,%.2f,%.0f\n", $3, $7, $9 }' "$out/nccl-$mode-p$ranks.csv" | sort) |
+            awk -F, -v mode="$mode" -v ranks="$ranks" '{ printf "%-8s %5d %12d  %9.2f (%3d)  %9.2f (%3d)  %11.2f%s\n",
+                mode, ranks, $1, $2, $3, $5, $6, $5 / $2, $4 ? "  WRONG" : "" }'
+    done
 done

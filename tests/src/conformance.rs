@@ -9,6 +9,7 @@
 
 mod calls;
 mod failures;
+mod graphs;
 mod harness;
 mod streams;
 
@@ -36,6 +37,12 @@ pub fn parts<M: Make>() -> Vec<Part<M>> {
         ("calls_wait_for_their_stream", streams::calls_wait_for_their_stream),
         ("queued_calls_feed_each_other", streams::queued_calls_feed_each_other),
         ("two_streams_alternate", streams::two_streams_alternate),
+        ("graphs_mix_with_calls", graphs::graphs_mix_with_calls),
+        ("two_graphs_alternate", graphs::two_graphs_alternate),
+        ("graphs_are_dropped_while_they_run", graphs::graphs_are_dropped_while_they_run),
+        ("captures_advance_nothing", graphs::captures_advance_nothing),
+        ("captures_refuse_what_they_cannot_hold", graphs::captures_refuse_what_they_cannot_hold),
+        ("graphs_fail_as_calls_do", graphs::graphs_fail_as_calls_do),
         ("disagreement_is_an_error", failures::disagreement_is_an_error),
         ("missing_rank_is_named", failures::missing_rank_is_named),
         ("dropping_a_rank_ends_its_peers", failures::dropping_a_rank_ends_its_peers),

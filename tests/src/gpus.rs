@@ -69,6 +69,30 @@ pub fn allocation_beside_a_waiting_peer(gpus: usize) {
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
 }
 
+/// A rank may capture a graph while a peer on another GPU already waits for it.
+pub fn capture_beside_a_waiting_peer(gpus: usize) {
+    if gpus < 2 {
+        eprintln!("note: with one GPU there is no peer on another one");
+        return;
+    }
+    let mut ranks = ranks_on(gpus, 2);
+    let start = Instant::now();
+    let mut ends = Vec::new();
+    for rank in &mut ranks {
+        let stream = rank.stream().clone();
+        let mut buffer = rank.buffer::<f32>(1 << 20).unwrap();
+        buffer.write(&stream, &vec![1.0; 1 << 20]).unwrap();
+        let graph = stream.capture(|| rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream)).unwrap();
+        graph.launch(&stream).unwrap();
+        graph.launch(&stream).unwrap();
+        ends.push((buffer, stream));
+    }
+    for (buffer, stream) in &ends {
+        assert!(buffer.read(stream).unwrap().iter().all(|&x| x == 4.0));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
+
 /// Memory and streams of another GPU, and of the host backend, are refused before anything is launched.
 pub fn wrong_device_is_refused(gpus: usize) {
     let mut ranks = ranks_on(gpus, 2);

@@ -30,6 +30,10 @@ fn main() {
         gpus::allocation_beside_a_waiting_peer(count);
         Ok(())
     }));
+    trials.push(Trial::test("capture_beside_a_waiting_peer", move || {
+        gpus::capture_beside_a_waiting_peer(count);
+        Ok(())
+    }));
     let mut arguments = Arguments::from_args();
     // Two communicators at once on a GPU could each hold the multiprocessors that the other one needs.
     arguments.test_threads = Some(1);

@@ -10,6 +10,7 @@ use owo_colors::{OwoColorize, Stream};
 use crate::args::{AllReduce, Format};
 use crate::failure::Failure;
 use crate::measure::{Bench, Case, Effort};
+use crate::mode::Mode;
 use crate::plot;
 use crate::progress::Progress;
 use crate::record::{Record, bandwidths, csv_header, csv_line, json_line};
@@ -45,10 +46,16 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
     }
 
     let mut output = Output { format: args.format, placements: &placements };
-    output.begin(&header(&communicators))?;
+    output.begin(&header(&communicators, args.mode()))?;
     let bytes_max = usize::try_from(sizes[sizes.len() - 1]).context("the largest size")?;
-    let mut bench = Bench::new(communicators, bytes_max, args.seed)?;
-    let effort = Effort { warmup: args.warmup_iters, iters: args.iters, checks: args.check };
+    let mut bench = Bench::new(communicators, bytes_max, args.seed, args.mode())?;
+    let effort = Effort {
+        warmup: args.warmup_iters,
+        samples: args.iters,
+        checks: args.check,
+        mode: args.mode(),
+        calls: args.graph_calls,
+    };
     let mut progress = Progress::new((lines.len() * placements.len()) as u64);
     let mut records = Vec::new();
     for &Line { dtype, op, count } in &lines {
@@ -62,7 +69,12 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
         progress.aside(|| output.line(&records[first..]))?;
     }
     progress.finish();
-    output.end(&summary(&records, &left_out))?;
+    let mut summary = summary(&records, &left_out);
+    if args.mode() == Mode::Isolated {
+        let marks = bench.marks_us()?;
+        summary.push(format!("two marks alone      {marks:.2} us, in the time of every call"));
+    }
+    output.end(&summary)?;
     if let Some(path) = &args.plot {
         plot::draw(path, &records).map_err(|error| anyhow!("--plot {error}"))?;
     }
@@ -85,6 +97,9 @@ struct Line {
 fn check_usage(args: &AllReduce, pairs: &[Pair]) -> Result<(), Failure> {
     if pairs.is_empty() {
         return Err(Failure::Usage("avg is for floats only: choose f16, bf16, f32 or f64".into()));
+    }
+    if args.graph_calls.is_some() && args.mode() != Mode::Graph {
+        return Err(Failure::Usage("--graph-calls needs --mode graph, where calls are in graphs".into()));
     }
     if args.plot.is_some() && pairs.len() > plot::SERIES_MAX {
         return Err(Failure::Usage(format!(
@@ -131,7 +146,7 @@ fn record(bench: &mut Bench, case: Case, effort: Effort) -> anyhow::Result<Recor
     let communicator = bench.first();
     let launch = communicator.last_launch().context("rank 0 does not know what it launched")?;
     let bytes = (case.count * case.dtype.bytes()) as u64;
-    let (algbw_gbps, busbw_gbps) = bandwidths(bytes, communicator.ranks(), measured.time_us);
+    let (algbw_gbps, busbw_gbps) = bandwidths(bytes, communicator.ranks(), measured.time_us.median);
     tracing::debug!(?case, ?measured, ?launch, "measured");
     Ok(Record {
         backend: communicator.backend().to_string(),
@@ -141,7 +156,7 @@ fn record(bench: &mut Bench, case: Case, effort: Effort) -> anyhow::Result<Recor
         dtype: case.dtype.to_string(),
         op: case.op.to_string(),
         in_place: case.in_place,
-        time_us: measured.time_us,
+        time_us: measured.time_us.median,
         algbw_gbps,
         busbw_gbps,
         wrong: measured.wrong,
@@ -151,17 +166,23 @@ fn record(bench: &mut Bench, case: Case, effort: Effort) -> anyhow::Result<Recor
         block: launch.block,
         shared_bytes: launch.shared_bytes,
         why: launch.why.to_string(),
+        time_p99_us: measured.time_us.p99,
+        time_max_us: measured.time_us.max,
+        mode: effort.mode.name().into(),
+        samples: effort.samples,
+        sample_calls: measured.sample_calls,
     })
 }
 
 /// What runs where: backend and why, ranks and their devices, memory.
-fn header(communicators: &[Communicator]) -> Vec<String> {
+fn header(communicators: &[Communicator], mode: Mode) -> Vec<String> {
     let first = &communicators[0];
     vec![
         format!("myelon {} all-reduce", env!("CARGO_PKG_VERSION")),
         format!("backend  {}: {}", first.backend(), first.backend_reason()),
         format!("ranks    {}", ranks_and_devices(communicators)),
         format!("rings    {} a rank", about_bytes(first.ring_bytes())),
+        format!("mode     {}", mode.name()),
     ]
 }
 

@@ -8,6 +8,7 @@ use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
 use myelon_lanes::{Algorithm, Forced, Policy};
 
 use crate::explain::Explain;
+use crate::mode::Mode;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
 
@@ -57,7 +58,28 @@ pub struct AllReduce {
     #[arg(long, help_heading = "What")]
     pub out_of_place: bool,
 
-    /// Timed calls of each size
+    /// How calls are timed: stream, graph or isolated (see below)
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Mode::Stream,
+        hide_possible_values = true,
+        value_name = "stream|graph|isolated",
+        help_heading = "How often"
+    )]
+    pub mode: Mode,
+    /// The same as --mode graph
+    #[arg(long, conflicts_with = "mode", help_heading = "How often")]
+    pub graph: bool,
+    /// Calls in one graph [default: 100 up to 4M, 20 up to 64M, else 5; on the host 10 up to 64K, 4 up to 1M, else 2]
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+        value_name = "N",
+        help_heading = "How often"
+    )]
+    pub graph_calls: Option<u32>,
+    /// Samples of each size
     #[arg(
         short = 'n',
         long,
@@ -67,7 +89,7 @@ pub struct AllReduce {
         help_heading = "How often"
     )]
     pub iters: u32,
-    /// Calls before the timed ones
+    /// Calls before the timed ones; launches of a graph
     #[arg(
         short = 'w',
         long,
@@ -77,7 +99,7 @@ pub struct AllReduce {
         help_heading = "How often"
     )]
     pub warmup_iters: u32,
-    /// Checked calls of each size, with fresh values each; 0 turns the check off
+    /// Checked calls of each size, with fresh values each; launches of a graph; 0 turns the check off
     #[arg(short = 'c', long, default_value_t = 1, value_name = "N", help_heading = "How often")]
     pub check: u32,
     /// Where the test values start; the same seed gives the same values
@@ -177,7 +199,9 @@ Columns:
   size          payload of a rank in bytes, in whole elements (see below)
   count         elements of a rank
   type, redop   element type and reduction
-  time          microseconds of one call: mean of -n calls, slowest rank
+  time          microseconds of one call: in each sample of the slowest rank,
+                then the median of the -n samples
+  p99           the same, what 99 of 100 samples do not exceed
   algbw         size / time, in 1e9 bytes a second
   busbw         algbw * 2 * (ranks - 1) / ranks: what each link carries
   #wrong        elements that differ from the reference in any bit, plus bytes
@@ -188,13 +212,22 @@ Sizes are rounded down to whole elements. A size below one element is a call wit
 must work too. Sizes that come to the same count run once. Averages of integers do not exist; with \
 '-d all' or '-o all' they are left out and the summary says so.
 
-What is timed: every rank has a host thread. After -w calls the threads meet at a barrier; each then \
-takes a mark on its stream, enqueues -n calls on the same buffers, takes a second mark, and waits. Time \
-is the difference of the marks over -n, so the cost of enqueueing counts where it is not hidden. \
-In-place calls reduce their own results again and again, so floats may reach infinity while timed.
+What is timed: every rank has a host thread. After -w calls the threads meet at a barrier and take -n \
+samples, without a wait between them. A sample is, by --mode,
+  stream        20, 5 or 2 calls back to back (by size; on the host 10, 4 or 1)
+                between two marks on the stream: enqueueing counts where it is
+                not hidden
+  graph         one launch of a graph of --graph-calls calls between two marks
+  isolated      one call between two marks, behind a fill of 64 MiB (host 4 MiB)
+                of other memory; the marks' own cost is in it, and is told
+The time of a sample is that between its marks, divided by its calls. JSON and CSV have the median as \
+time_us, and time_p99_us, time_max_us, mode, samples and sample_calls. Calls take turns on up to 16 pairs \
+of buffers of together up to 256 MiB (host 32 MiB), so that none finds its data in a cache. In-place calls \
+reduce their own results again and again, so floats may reach infinity while timed.
 
-What is checked: -c calls with inputs from a hash of seed, rank, round and position, and the result of \
-the last timed call out of place. Outputs are poisoned before, and compared byte for byte with a \
+What is checked: -c calls with inputs from a hash of seed, rank, round and position, and out of place \
+what the timed calls left in every pair. With --mode graph it is -c launches on fresh inputs, and every \
+result that is still there, in place too. Outputs are poisoned before, and compared byte for byte with a \
 reference that is computed on the host, on every rank.
 
 Examples:
@@ -202,6 +235,9 @@ Examples:
     myelon all-reduce
   Doubling sizes of bf16
     myelon all-reduce -b 1K -e 1G -f 2 -d bf16
+  As inside a CUDA graph, and as a call between other kernels
+    myelon all-reduce --graph -b 1K -e 64M -f 4 -d bf16
+    myelon all-reduce --mode isolated -b 1K -e 64M -f 4 -d bf16
   Every type and reduction at crooked sizes
     myelon all-reduce -b 1 -e 1M -f 7 -d all -o all
   Five threads as ranks, three checks a size
@@ -223,6 +259,11 @@ fn all_reduce_help() -> String {
 }
 
 impl AllReduce {
+    /// How calls are timed, by either flag.
+    pub fn mode(&self) -> Mode {
+        if self.graph { Mode::Graph } else { self.mode }
+    }
+
     /// The placements to run, `true` for in place, in the order of the table.
     pub fn placements(&self) -> Vec<bool> {
         match (self.in_place, self.out_of_place) {
@@ -415,6 +456,20 @@ mod tests {
         assert_eq!(parse(&["--in-place"]).unwrap().placements(), [true]);
         assert_eq!(parse(&["--out-of-place"]).unwrap().placements(), [false]);
         assert!(refused(&["--in-place", "--out-of-place"]).contains("cannot be used with"));
+    }
+
+    #[test]
+    fn the_mode_has_a_short_form() {
+        let mode = |flags: &[&str]| parse(flags).unwrap().mode();
+        assert_eq!(mode(&[]), Mode::Stream);
+        assert_eq!((mode(&["--graph"]), mode(&["--mode", "graph"])), (Mode::Graph, Mode::Graph));
+        for mode in [Mode::Stream, Mode::Graph, Mode::Isolated] {
+            assert_eq!(parse(&["--mode", mode.name()]).unwrap().mode(), mode);
+        }
+        assert_eq!(parse(&["--graph", "--graph-calls", "7"]).unwrap().graph_calls, Some(7));
+        assert!(refused(&["--graph", "--mode", "stream"]).contains("cannot be used with"));
+        assert!(refused(&["--mode", "fast"]).contains("stream, graph, isolated"));
+        assert!(refused(&["--graph", "--graph-calls", "0"]).contains("--graph-calls"));
     }
 
     #[test]

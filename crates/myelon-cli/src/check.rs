@@ -31,12 +31,13 @@ pub fn overwritten(guard: &[u8]) -> u64 {
 
 /// Wrong elements, over all ranks, in the part of the result that begins at `first_byte`.
 ///
-/// `values` says what each rank had put in, `outputs` what each rank got out; `first_byte` is a multiple of
-/// 8. The inputs are drawn again block by block, so that no more of them than a block a thread is in memory.
+/// `values` says what each rank had put in, `outputs` what each rank got out after `times` calls, each on the
+/// results of the last; `first_byte` is a multiple of 8. The inputs are drawn again block by block, so that no more of them than a block a thread is in memory.
 pub fn wrong_in_part(
     dtype: DataType,
     op: ReduceOp,
     values: &[Values],
+    times: usize,
     first_byte: u64,
     outputs: &[Vec<u8>],
 ) -> u64 {
@@ -55,7 +56,10 @@ pub fn wrong_in_part(
                 values.fill(dtype, first_byte + start as u64, input);
             }
             let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-            let expected = reference::all_reduce(dtype, op, &inputs);
+            let mut expected = reference::all_reduce(dtype, op, &inputs);
+            for _ in 1..times {
+                expected = reference::all_reduce(dtype, op, &vec![&expected[..]; values.len()]);
+            }
             wrong +=
                 outputs.iter().map(|seen| wrong_elements(dtype, &expected, &seen[start..end])).sum::<u64>();
         }
@@ -96,7 +100,7 @@ mod tests {
         for bytes in [0, 4, BLOCK_BYTES, 3 * BLOCK_BYTES + 20] {
             let output = right(DataType::F32, ReduceOp::Sum, &values, bytes);
             let outputs = vec![output; 3];
-            assert_eq!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 0, &outputs), 0);
+            assert_eq!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, &outputs), 0);
         }
     }
 
@@ -111,7 +115,7 @@ mod tests {
             outputs[0][bytes - 1] ^= 0x80;
             let element = BLOCK_BYTES / dtype.bytes() * dtype.bytes();
             outputs[1][element..element + dtype.bytes()].iter_mut().for_each(|byte| *byte ^= 0xff);
-            assert_eq!(wrong_in_part(dtype, ReduceOp::Max, &values, 0, &outputs), 3, "{dtype:?}");
+            assert_eq!(wrong_in_part(dtype, ReduceOp::Max, &values, 1, 0, &outputs), 3, "{dtype:?}");
         }
     }
 
@@ -120,8 +124,18 @@ mod tests {
         let values = [0, 1].map(|rank| Values::new(5, rank, 8));
         let whole = right(DataType::U64, ReduceOp::Sum, &values, 4096);
         let outputs = vec![whole[1024..].to_vec(); 2];
-        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1024, &outputs), 0);
-        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 0, &outputs), 2 * 384);
+        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 1024, &outputs), 0);
+        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 0, &outputs), 2 * 384);
+    }
+
+    #[test]
+    fn calls_on_results_of_calls_are_compared_as_such() {
+        let values = [0, 1].map(|rank| Values::new(5, rank, 8));
+        let once = right(DataType::F16, ReduceOp::Sum, &values, 4096);
+        let twice = vec![reference::all_reduce(DataType::F16, ReduceOp::Sum, &[&once, &once]); 2];
+        let wrong = |times| wrong_in_part(DataType::F16, ReduceOp::Sum, &values, times, 0, &twice);
+        assert_eq!(wrong(2), 0);
+        assert!(wrong(1) > 1000 && wrong(3) > 1000);
     }
 
     #[test]
@@ -129,7 +143,7 @@ mod tests {
         let values = [0, 1, 2].map(|rank| Values::new(5, rank, 8));
         let swapped = [2, 1, 0].map(|rank| Values::new(5, rank, 8));
         let output = right(DataType::F32, ReduceOp::Sum, &swapped, 1 << 16);
-        assert!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 0, &[output]) > 0);
+        assert!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, &[output]) > 0);
     }
 
     #[test]

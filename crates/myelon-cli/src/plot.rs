@@ -85,14 +85,15 @@ pub fn draw(path: &Path, records: &[Record]) -> Drawn {
 fn paint(svg: &mut String, first: &Record, series: &[Series]) -> Drawn {
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let title = format!("all-reduce over {} ranks, {} backend", first.ranks, first.backend);
+    let Record { ranks, backend, mode, .. } = first;
+    let title = format!("all-reduce over {ranks} ranks, {backend} backend, {mode} mode");
     let style = text(20).pos(Pos::new(HPos::Center, VPos::Center)).color(&BLACK);
     root.draw(&Text::new(title, (SIZE.0 as i32 / 2, 24), style))?;
 
     let (panels, key) = root.margin(44, 8, 12, 12).split_vertically(SIZE.1 as i32 - 44 - 8 - 44);
     let (left, right) = panels.split_horizontally(SIZE.0 as i32 / 2 - 12);
     panel(&left, series, "bus bandwidth (GB/s, 1e9 bytes a second)", |point| (point.0, point.1), plain)?;
-    panel(&right, series, "time of a call", |point| (point.0, point.2), duration)?;
+    panel(&right, series, "time of a call, median", |point| (point.0, point.2), duration)?;
     legend(&key, series)?;
     root.present()?;
     Ok(())
@@ -339,6 +340,7 @@ mod tests {
             "out of place",
             "in place",
             "4 ranks",
+            "stream mode",
         ] {
             assert!(svg.contains(word), "no `{word}` in the picture");
         }

@@ -19,7 +19,7 @@ pub struct Record {
     pub op: String,
     /// Whether the result replaced the input.
     pub in_place: bool,
-    /// Time of one call in microseconds, of the slowest rank.
+    /// Time of one call in microseconds, of the slowest rank of each sample: the median of the samples.
     pub time_us: f64,
     /// Payload over time, in 1e9 bytes a second.
     pub algbw_gbps: f64,
@@ -39,6 +39,16 @@ pub struct Record {
     pub shared_bytes: u32,
     /// Why this kernel and plan.
     pub why: String,
+    /// The time that 99 of 100 samples do not exceed.
+    pub time_p99_us: f64,
+    /// The time of the slowest sample.
+    pub time_max_us: f64,
+    /// `stream`, `graph` or `isolated`.
+    pub mode: String,
+    /// Samples.
+    pub samples: u32,
+    /// Calls of a sample, of which its time is the mean.
+    pub sample_calls: u32,
 }
 
 /// Payload over time and what each link carried, both in 1e9 bytes a second.
@@ -56,7 +66,7 @@ pub fn json_line(record: &impl Serialize) -> String {
 }
 
 /// The fields in the order of the columns of CSV.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 22] = [
     "backend",
     "ranks",
     "bytes",
@@ -74,6 +84,11 @@ const FIELDS: [&str; 17] = [
     "block",
     "shared_bytes",
     "why",
+    "time_p99_us",
+    "time_max_us",
+    "mode",
+    "samples",
+    "sample_calls",
 ];
 
 /// The first line of CSV.
@@ -125,6 +140,11 @@ pub fn example(bytes: u64, in_place: bool) -> Record {
         block: 32,
         shared_bytes: 0,
         why: "said \"so\"".into(),
+        time_p99_us: 13.5,
+        time_max_us: 14.0,
+        mode: "stream".into(),
+        samples: 20,
+        sample_calls: 10,
     }
 }
 
@@ -158,7 +178,7 @@ mod tests {
         let line = csv_line(&Record { wrong: None, ..example(64, true) });
         assert_eq!(
             line,
-            "host,4,64,16,f32,sum,true,12.5,1.0,1.5,,host_ring,\"2 lanes, 4 slots\",1,32,0,\"said \"\"so\"\"\""
+            "host,4,64,16,f32,sum,true,12.5,1.0,1.5,,host_ring,\"2 lanes, 4 slots\",1,32,0,\"said \"\"so\"\"\",13.5,14.0,stream,20,10"
         );
     }
 

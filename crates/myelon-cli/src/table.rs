@@ -20,14 +20,14 @@ pub fn header(placements: &[bool]) -> Vec<String> {
             if in_place { "in-place" } else { "out-of-place" },
             width = PLACEMENT_WIDTH
         );
-        lines[1] += &format!("{:>10}{:>9}{:>9}{:>9}", "time", "algbw", "busbw", "#wrong");
-        lines[2] += &format!("{:>10}{:>9}{:>9}{:>9}", "(us)", "(GB/s)", "(GB/s)", "");
+        lines[1] += &format!("{:>10}{:>9}{:>9}{:>9}{:>9}", "time", "p99", "algbw", "busbw", "#wrong");
+        lines[2] += &format!("{:>10}{:>9}{:>9}{:>9}{:>9}", "(us)", "(us)", "(GB/s)", "(GB/s)", "");
     }
     lines[1] += "  kernel and plan";
     lines.iter().map(|line| format!("#{}", line.trim_end())).collect()
 }
 
-const PLACEMENT_WIDTH: usize = 37;
+const PLACEMENT_WIDTH: usize = 46;
 
 fn cells_left(cells: &[&str; 4]) -> String {
     format!("{:>12}{:>13}{:>7}{:>7}", cells[0], cells[1], cells[2], cells[3])
@@ -44,8 +44,9 @@ pub fn line(records: &[Record]) -> String {
     );
     for record in records {
         line += &format!(
-            "{:>10}{:>9}{:>9}",
+            "{:>10}{:>9}{:>9}{:>9}",
             time(record.time_us),
+            time(record.time_p99_us),
             bandwidth(record.algbw_gbps),
             bandwidth(record.busbw_gbps)
         );
@@ -91,7 +92,8 @@ mod tests {
         assert_eq!(end(&row, "f32"), end(&lines[1], "type"));
         assert_eq!(end(&row, "sum"), end(&lines[1], "redop"));
         assert_eq!(end(&row, "12.50"), end(&lines[1], "time"));
-        assert_eq!(end(&row, "1.50"), end(&lines[1], "busbw"));
+        assert_eq!(end(&row, "13.50"), end(&lines[1], "p99"));
+        assert_eq!(end(&row, " 1.50"), end(&lines[1], "busbw"));
         assert_eq!(row.rfind("12.50").unwrap() + 5, lines[1].rfind("time").unwrap() + 4);
         assert_eq!(row.find("host_ring"), lines[1].find("kernel"));
     }

@@ -28,6 +28,7 @@ fn help_explains_columns_and_exit_codes() {
         "algbw",
         "#wrong",
         "What is timed",
+        "--graph-calls",
         "Examples",
         "--max-bytes",
         "--deadline",
@@ -54,6 +55,9 @@ fn bad_usage_exits_with_2_and_says_what_is_known() {
         (&["-d", "i32", "-o", "avg"], "floats only"),
         (&["-d", "all", "-o", "all", "--plot", "x.svg"], "--plot"),
         (&["--slots", "3"], "power of two"),
+        (&["--mode", "fast"], "stream, graph, isolated"),
+        (&["--graph", "--mode", "isolated"], "cannot be used with"),
+        (&["--graph-calls", "5"], "--mode graph"),
     ] {
         let (stdout, stderr) = run(2, &[&["all-reduce", "--backend", "host"], flags].concat());
         assert!(stderr.contains(word), "{flags:?}: {stderr}");
@@ -108,6 +112,46 @@ fn json_has_what_programs_need() {
     }
 }
 
+/// Every way to time gives right results, and says what it has measured.
+#[test]
+fn every_mode_is_checked_and_named() {
+    let size = ["--ranks", "3", "-b", "4", "-e", "256K", "-f", "256", "-d", "bf16", "-c", "2", "-n", "3"];
+    let modes: [(&[&str], &str, &[u64]); 5] = [
+        (&[], "stream", &[10, 10, 4]),
+        (&["--mode", "stream"], "stream", &[10, 10, 4]),
+        (&["--graph"], "graph", &[10, 10, 4]),
+        (&["--mode", "graph", "--graph-calls", "33"], "graph", &[33, 33, 33]),
+        (&["--mode", "isolated"], "isolated", &[1, 1, 1]),
+    ];
+    for (flags, mode, calls) in modes {
+        let fixed = ["all-reduce", "--backend", "host", "--format", "json"];
+        let (stdout, stderr) = run(0, &[&fixed[..], &size, flags].concat());
+        let records: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), 2 * 3);
+        for (index, record) in records.iter().enumerate() {
+            assert_eq!(
+                (&record["wrong"], &record["mode"]),
+                (&Value::from(0), &Value::from(mode)),
+                "{record}"
+            );
+            assert_eq!(record["sample_calls"], calls[index / 2], "{record}");
+            assert_eq!(record["samples"], 3);
+            let time = |field: &str| record[field].as_f64().unwrap();
+            assert!(time("time_us") <= time("time_p99_us"), "{record}");
+            assert!(time("time_p99_us") <= time("time_max_us"), "{record}");
+        }
+        assert!(stderr.contains(&format!("mode     {mode}")), "{stderr}");
+        assert_eq!(stderr.contains("two marks alone"), mode == "isolated", "{stderr}");
+    }
+    // One sample and no call before it: fewer calls than pairs.
+    for mode in ["stream", "graph", "isolated"] {
+        let flags = ["all-reduce", "--backend", "host", "--format", "json", "--mode", mode];
+        let (stdout, _) =
+            run(0, &[&flags[..], &["-b", "64K", "-e", "1M", "-f", "16", "-n", "1", "-w", "0"]].concat());
+        assert_eq!(stdout.matches("\"wrong\":0").count(), 4, "{stdout}");
+    }
+}
+
 #[test]
 fn placement_check_and_forced_plan_are_honoured() {
     let size = ["-b", "1K", "-e", "1K"];
@@ -145,9 +189,17 @@ fn csv_has_a_header_and_as_many_cells_a_line() {
 fn the_table_says_backend_devices_and_verdict_and_has_no_colours_in_a_pipe() {
     let flags = ["all-reduce", "-b", "8", "-e", "32", "-n", "2", "-d", "f32", "-o", "all"];
     let (stdout, _) = run(0, &flags);
-    for word in
-        ["backend  host", "ranks    2", "out-of-place", "in-place", "#wrong", "0, OK", "mean bus bandwidth"]
-    {
+    for word in [
+        "backend  host",
+        "ranks    2",
+        "mode     stream",
+        "p99",
+        "out-of-place",
+        "in-place",
+        "#wrong",
+        "0, OK",
+        "mean bus bandwidth",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
     assert_eq!(stdout.lines().filter(|line| !line.starts_with('#')).count(), 5 * 3);

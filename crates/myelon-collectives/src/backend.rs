@@ -104,7 +104,8 @@ pub(crate) trait RankBackend: Send {
     /// Zeroed memory of this rank, which starts on at least 16 bytes.
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error>;
     fn new_stream(&self) -> Result<Arc<dyn Queue>, Error>;
-    /// Enqueues `call`, behind this communicator's calls on other streams too. Input and output are whole
+    /// Enqueues `call`, behind this communicator's calls on other streams too, or records it where the stream
+    /// is captured. Input and output are whole
     /// elements of the same number, of this place, and equal or apart; so is the stream.
     fn all_reduce(
         &mut self,
@@ -128,14 +129,35 @@ pub(crate) trait Memory: Any + Send + Sync {
     fn write(&self, queue: &dyn Queue, start: usize, bytes: &[u8]) -> Result<(), Error>;
     /// Reads from `start` on after earlier work on `queue`, and waits for it.
     fn read(&self, queue: &dyn Queue, start: usize, bytes: &mut [u8]) -> Result<(), Error>;
+    /// Enqueues the setting of `bytes` bytes at `start`, or records it where `queue` is captured. The memory
+    /// lives until that is done, or as long as the graph.
+    fn fill(self: Arc<Self>, queue: &dyn Queue, start: usize, bytes: usize, byte: u8) -> Result<(), Error>;
 }
 
-/// A stream of a backend.
+/// A stream of a backend. While it is captured, all but [`Queue::place`] is refused.
 pub(crate) trait Queue: Any + Send + Sync {
     fn place(&self) -> Place;
+    /// From now on calls are recorded, until what this returns is ended or dropped, on the same thread.
+    fn begin_capture(&self) -> Result<Box<dyn Recording + '_>, Error>;
     fn synchronize(&self) -> Result<(), Error>;
     fn mark(&self) -> Result<Arc<dyn Moment>, Error>;
     fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), Error>;
+}
+
+/// A capture under way; dropping it forgets what was recorded.
+pub(crate) trait Recording {
+    fn end(self: Box<Self>) -> Result<Box<dyn Replay>, Error>;
+}
+
+/// What was recorded. Dropping it never blocks, and takes nothing from launches that are not done.
+pub(crate) trait Replay: Send + Sync {
+    fn place(&self) -> Place;
+    /// Calls that a launch makes.
+    fn calls(&self) -> u64;
+    /// The error that poisoned the communicator.
+    fn first_error(&self) -> Option<Error>;
+    /// Enqueues it on `queue`, which is of this place, behind the communicator's calls on other streams too.
+    fn launch(&self, queue: &dyn Queue) -> Result<(), Error>;
 }
 
 /// A point in a stream of a backend.

@@ -7,6 +7,7 @@ use myelon_lanes::{Forced, Machine, Policy, RANKS_MAX, Tuning};
 use crate::backend::{Backend, Opened};
 use crate::communicator::Communicator;
 use crate::error::{Error, ErrorKind};
+use crate::graph::refuse_in_capture;
 use crate::settings::{Kernels, Settings};
 use crate::{cuda, host};
 
@@ -159,6 +160,7 @@ impl Builder {
     /// * [`Error::Driver`]: the driver failed. Nothing falls back.
     /// * [`Error::OutOfMemory`], [`Error::Ring`]: memory or threads are short.
     pub fn build(self) -> Result<Vec<Communicator>, Error> {
+        refuse_in_capture("a new communicator")?;
         let Self { backend, config } = self;
         config.check()?;
         let _span = tracing::debug_span!("open", %backend, ranks = config.ranks).entered();

@@ -11,6 +11,7 @@ use crate::builder::Builder;
 use crate::call::{COUNT_MAX, CallWord};
 use crate::dtype::{DataType, Element};
 use crate::error::Error;
+use crate::graph::{is_captured, refuse_beside_capture, refuse_in_capture};
 use crate::memory::{Buffer, Region};
 use crate::op::ReduceOp;
 use crate::stream::Stream;
@@ -29,6 +30,8 @@ use crate::stream::Stream;
 /// * **It ends.** A rank that waits longer than the deadline gives up, and all others with it. The error
 ///   comes from the next wait on the stream, and the communicator is poisoned: every later call on any rank
 ///   fails with [`Error::Poisoned`].
+/// * **Graphs.** [`Stream::capture`] records calls, and a [`crate::Graph`] makes them again, mixed with calls
+///   that are made one by one.
 /// * **Disagreement is an error.** Ranks whose calls differ find out: [`Error::Disagreement`].
 /// * **GPUs are shared in order.** Kernels of two communicators that run on one GPU at the same time need room
 ///   beside each other, or the same order on all ranks; else they wait for each other until the deadline.
@@ -136,7 +139,7 @@ impl Communicator {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; [`Error::Capturing`] while this thread captures a stream.
     pub fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>, Error> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| Error::OutOfMemory {
             what: format!("a buffer of {len} elements of {}", T::DTYPE),
@@ -149,8 +152,9 @@ impl Communicator {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; [`Error::Capturing`] while this thread captures a stream.
     pub fn region(&self, bytes: usize) -> Result<Region, Error> {
+        refuse_in_capture("an allocation")?;
         Ok(Region::new(self.backend.allocate(bytes)?, bytes))
     }
 
@@ -163,8 +167,9 @@ impl Communicator {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    /// [`Error::OutOfMemory`] or [`Error::Driver`]; [`Error::Capturing`] while this thread captures a stream.
     pub fn new_stream(&self) -> Result<Stream, Error> {
+        refuse_in_capture("a new stream")?;
         Ok(Stream { queue: self.backend.new_stream()? })
     }
 
@@ -236,6 +241,8 @@ impl Communicator {
     /// Found before anything is enqueued or written:
     ///
     /// * [`Error::Poisoned`] if an earlier call failed, [`Error::PeerGone`] if a peer was dropped.
+    /// * [`Error::Capturing`] while this thread captures another stream, or somebody else captures this one by
+    ///   other means than [`Stream::capture`].
     /// * [`Error::Unsupported`] if there is no such operation of the type.
     /// * [`Error::InvalidArgument`] if the regions differ in length, hold a part of an element, or do not
     ///   start on a multiple of its size.
@@ -261,6 +268,7 @@ impl Communicator {
         if let Some(first) = self.backend.first_error() {
             return Err(Error::Poisoned { first: Arc::new(first) });
         }
+        refuse_beside_capture(stream, "a call on another stream")?;
         let place = self.backend.place();
         place.check("stream", stream.queue.place())?;
         place.check("input", input.place())?;
@@ -272,6 +280,7 @@ impl Communicator {
         let launch = self.backend.all_reduce(&Call { word, dtype, op, choice }, input, output, stream)?;
         tracing::debug!(
             rank = self.rank,
+            captured = is_captured(stream),
             ranks = launch.ranks,
             bytes = launch.bytes,
             %dtype,
@@ -312,7 +321,7 @@ impl Communicator {
         Ok(self.tuning.plan(&Request { ranks: self.ranks as u32, bytes, element_bytes })?)
     }
 
-    /// What the last call of this rank launched.
+    /// What the last call of this rank launched, or recorded in a capture.
     pub fn last_launch(&self) -> Option<&Launch> {
         self.last_launch.as_ref()
     }

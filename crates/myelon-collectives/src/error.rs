@@ -209,6 +209,13 @@ pub enum Error {
         #[source]
         first: Arc<Error>,
     },
+    /// A capture of this thread or of the stream is under way, and this can't be part of it. Nothing has been
+    /// enqueued or recorded.
+    #[error("a capture is under way: {what} can't be part of it")]
+    Capturing {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// Memory or a thread that the system did not give.
     #[error("the system did not give {what}: {reason}")]
     OutOfMemory {
@@ -275,6 +282,8 @@ pub enum ErrorKind {
     Protocol,
     /// [`Error::Poisoned`].
     Poisoned,
+    /// [`Error::Capturing`].
+    Capturing,
     /// [`Error::OutOfMemory`].
     OutOfMemory,
     /// [`Error::Task`].
@@ -310,6 +319,7 @@ impl Error {
             Self::PeerGone { .. } => ErrorKind::PeerGone,
             Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Poisoned { .. } => ErrorKind::Poisoned,
+            Self::Capturing { .. } => ErrorKind::Capturing,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Task { .. } => ErrorKind::Task,
             Self::Driver { .. } => ErrorKind::Driver,

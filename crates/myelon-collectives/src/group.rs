@@ -39,8 +39,13 @@ impl Group {
     /// `rank` makes its next call; returns how many it has made. Refused if a peer that it needs has been
     /// dropped.
     pub fn make_call(&self, rank: usize) -> Result<u64, Error> {
+        self.make_calls(rank, 1)
+    }
+
+    /// `rank` makes its next `more` calls, all or none, as [`Group::make_call`] does one.
+    pub fn make_calls(&self, rank: usize, more: u64) -> Result<u64, Error> {
         let mut ranks = self.lock();
-        let calls = ranks[rank].made + 1;
+        let calls = ranks[rank].made + more;
         if let Some(peer) = ranks.iter().position(|peer| peer.dropped && peer.completed < calls) {
             let gone = Error::PeerGone { rank, peer, calls, completed: ranks[peer].completed };
             return Err(self.poison(gone).clone());
@@ -102,6 +107,18 @@ mod tests {
         let gone = group.make_call(1).unwrap_err();
         assert_eq!(gone, Error::PeerGone { rank: 1, peer: 0, calls: 2, completed: 1 });
         assert_eq!(group.first_error(), Some(&gone));
+    }
+
+    #[test]
+    fn several_calls_are_made_together_or_not_at_all() {
+        let group = Group::new(2);
+        assert_eq!((group.make_calls(0, 3), group.make_calls(1, 2)), (Ok(3), Ok(2)));
+        group.complete_to(0, 3);
+        group.drop_rank(0);
+        assert_eq!(group.first_error(), None);
+        let gone = group.make_calls(1, 2).unwrap_err();
+        assert_eq!(gone, Error::PeerGone { rank: 1, peer: 0, calls: 4, completed: 3 });
+        assert_eq!(group.calls_made(1), 2);
     }
 
     #[test]

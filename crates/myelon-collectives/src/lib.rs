@@ -5,6 +5,7 @@
 //! | how do I sum buffers over ranks? | [`Communicator::all_reduce`] |
 //! | what exactly is computed? | [`mod@reference`] |
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
+//! | how do I record calls and make them again? | [`Stream::capture`], [`Graph`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | what can go wrong? | [`Error`] |
 //!
@@ -38,6 +39,7 @@ mod communicator;
 mod cuda;
 mod dtype;
 mod error;
+mod graph;
 mod group;
 mod host;
 mod memory;
@@ -53,6 +55,7 @@ pub use communicator::{Communicator, Launch};
 pub use cuda::cuda_report;
 pub use dtype::{DataType, Element};
 pub use error::{Error, ErrorKind};
+pub use graph::Graph;
 pub use memory::{Buffer, Region};
 pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
 pub use myelon_ring::words::WaitingFor;

@@ -12,6 +12,7 @@ use crate::backend::{Memory, Place};
 use crate::cuda;
 use crate::dtype::Element;
 use crate::error::Error;
+use crate::graph::{refuse_beside_capture, refuse_in_capture};
 use crate::host::HostMemory;
 use crate::stream::Stream;
 
@@ -110,6 +111,7 @@ impl Region {
     /// [`Error::WrongDevice`] if the stream is elsewhere, and what [`Stream::synchronize`] reports; nothing
     /// has been written.
     pub fn write_bytes(&self, stream: &Stream, bytes: &[u8]) -> Result<(), Error> {
+        refuse_in_capture("a write")?;
         if bytes.len() != self.bytes {
             return Err(Error::invalid("bytes to write", format!("{} bytes", self.bytes), bytes.len()));
         }
@@ -129,7 +131,32 @@ impl Region {
         Ok(bytes)
     }
 
+    /// Enqueues the setting of every byte of the region, and returns. A capture of `stream` records it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongBackend`] or [`Error::WrongDevice`] if the stream is elsewhere, [`Error::Capturing`] while
+    /// this thread captures another stream, [`Error::Driver`] on a GPU.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_collectives::{Backend, Communicator};
+    ///
+    /// let ranks = Communicator::builder().backend(Backend::Host).ranks(2).build()?;
+    /// let region = ranks[0].region(4)?;
+    /// region.slice(1..3)?.fill(ranks[0].stream(), 7)?;
+    /// assert_eq!(region.read_bytes(ranks[0].stream())?, [0, 7, 7, 0]);
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn fill(&self, stream: &Stream, byte: u8) -> Result<(), Error> {
+        refuse_beside_capture(stream, "a fill on another stream")?;
+        self.place().check("stream", stream.queue.place())?;
+        self.memory.clone().fill(&*stream.queue, self.start, self.bytes, byte)
+    }
+
     fn read_into(&self, stream: &Stream, bytes: &mut [u8]) -> Result<(), Error> {
+        refuse_in_capture("a read")?;
         self.place().check("stream", stream.queue.place())?;
         self.memory.read(&*stream.queue, self.start, bytes)
     }

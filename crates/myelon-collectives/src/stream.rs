@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::{Moment, Queue};
 use crate::error::Error;
+use crate::graph::refuse_in_capture;
 
 /// A queue of work of one rank, done in order: a worker thread on the host, a CUDA stream on a GPU.
 ///
@@ -37,7 +38,9 @@ impl Stream {
     /// What went wrong first on this stream since the last report: [`Error::Stalled`],
     /// [`Error::Disagreement`], [`Error::PeerGone`], [`Error::Protocol`], [`Error::Task`]. Outputs of the
     /// calls that failed are unspecified. It is reported once, here or by a read or write that waits.
+    /// [`Error::Capturing`] while this thread captures, or this stream is captured.
     pub fn synchronize(&self) -> Result<(), Error> {
+        refuse_in_capture("a wait")?;
         self.queue.synchronize()
     }
 
@@ -45,8 +48,9 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`Error::Driver`] on a GPU.
+    /// [`Error::Driver`] on a GPU; [`Error::Capturing`] as for [`Stream::synchronize`].
     pub fn mark(&self) -> Result<Mark, Error> {
+        refuse_in_capture("a mark")?;
         Ok(Mark { moment: self.queue.mark()? })
     }
 
@@ -57,8 +61,10 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`Error::Driver`] on a GPU. A task that panics is reported by [`Stream::synchronize`].
+    /// [`Error::Driver`] on a GPU; [`Error::Capturing`] as for [`Stream::synchronize`], because a task runs
+    /// once. A task that panics is reported by [`Stream::synchronize`].
     pub fn host_task(&self, task: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        refuse_in_capture("a task")?;
         self.queue.host_task(Box::new(task))
     }
 }
@@ -80,8 +86,10 @@ impl Mark {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongBackend`] or [`Error::WrongDevice`] if `earlier` is of another backend or device.
+    /// [`Error::WrongBackend`] or [`Error::WrongDevice`] if `earlier` is of another backend or device;
+    /// [`Error::Capturing`] while this thread captures.
     pub fn elapsed_us(&self, earlier: &Mark) -> Result<f64, Error> {
+        refuse_in_capture("a wait")?;
         self.moment.place().check("mark", earlier.moment.place())?;
         self.moment.elapsed_us(&*earlier.moment)
     }

@@ -69,6 +69,13 @@ pub enum KernelError {
         /// The GPU whose context was needed.
         ordinal: usize,
     },
+    /// A capture of the stream, or of this thread, is under way, and this can't be part of it. Nothing was
+    /// queued.
+    #[error("a stream is being captured, and {what} can't be part of that")]
+    Captured {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The address is not in plain GPU memory: it is host memory, managed memory or nothing.
     #[error("address {address:#x} is not in the memory of a GPU")]
     NotDeviceMemory {

@@ -171,6 +171,31 @@ impl Operand {
         stream.synchronize()
     }
 
+    /// Queues the setting of every byte, or records it where `stream` is captured; what is done is the use
+    /// of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DeviceMemory::fill`].
+    pub fn fill(&self, stream: &Arc<DeviceStream>, byte: u8) -> Result<(), KernelError> {
+        let (span, prepared) = (self.span()?, Prepared::new(stream)?);
+        let mut kept = stream.kept();
+        if kept.is_none() {
+            stream.not_captured_by_others("this fill")?;
+        }
+        // SAFETY: the graph or the stream's use keeps shared memory by the lines below; foreign memory is
+        // kept by the promise that made it.
+        unsafe { stream.fill_or_record(span, byte) }?;
+        if let Some(kept) = kept.as_mut() {
+            kept.push(Box::new(self.clone()));
+            return Ok(());
+        }
+        let work = prepared.queued(stream).inspect_err(|_| std::mem::forget(self.clone()))?;
+        drop(kept);
+        self.used_by(&work);
+        Ok(())
+    }
+
     fn span(&self) -> Result<DeviceSpan, KernelError> {
         match self {
             Self::Shared { memory, start, bytes } => memory.memory().whole().part(*start, *bytes),
@@ -224,8 +249,8 @@ pub struct Launched {
     pub kernel: String,
     /// Grid, block and dynamic shared memory.
     pub shape: LaunchShape,
-    /// Where it was queued.
-    pub work: StreamUse,
+    /// Where it was queued; none where a capture has recorded it and nothing runs yet.
+    pub work: Option<StreamUse>,
 }
 
 impl RankRings {
@@ -305,7 +330,8 @@ impl RankRings {
         }
     }
 
-    /// Queues one all-reduce of this rank on `stream`.
+    /// Queues one all-reduce of this rank on `stream`, or records it where a [`crate::Capture`] is under way
+    /// there: then the graph keeps what the call uses.
     ///
     /// Input and output are of the same length, and equal or apart; `count` elements of the call's type.
     /// Calls of one rank must be queued so that they run one after the other, in the order in which all
@@ -314,7 +340,8 @@ impl RankRings {
     /// # Errors
     ///
     /// Found before anything is queued: [`KernelError::UnknownKernel`], [`KernelError::WrongDevice`],
-    /// [`KernelError::Operands`], [`KernelError::PlanBeyondWindow`], [`KernelError::NotResident`].
+    /// [`KernelError::Operands`], [`KernelError::PlanBeyondWindow`], [`KernelError::NotResident`], and
+    /// [`KernelError::Captured`] where somebody else captures the stream.
     pub fn all_reduce(
         &self,
         call: &RingCall<'_>,
@@ -384,25 +411,34 @@ impl RankRings {
             Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct => Launching::Following,
         };
         let prepared = Prepared::new(stream)?;
+        let mut kept = stream.kept();
+        if kept.is_none() {
+            stream.not_captured_by_others("this call")?;
+        }
         // SAFETY: the windows, the fault page and shared operands are borrowed here, and kept until `stream`
-        // has passed the launch by the lines below; foreign operands by the promise that made them. Lengths,
-        // geometry and the plan's bounds were checked, and the layout wrote the windows that the offsets
-        // describe.
+        // has passed the launch, or as long as the graph that records it, by the lines below; foreign
+        // operands by the promise that made them. Lengths, geometry and the plan's bounds were checked, and
+        // the layout wrote the windows that the offsets describe.
         unsafe { kernel.launch(stream, shape, launching, &args) }?;
-        let work = prepared.queued(stream).inspect_err(|_| {
-            // Nobody can tell when the launch is done: what it uses stays.
-            std::mem::forget((self.group.clone(), input.clone(), output.clone()));
-        })?;
-        self.group.users.add(&work);
         if algorithm == Algorithm::Direct {
             // Peers touch it too, and where a rank gives up nobody knows for how long.
             for operand in [input, output] {
                 operand.reached_by(&self.group.users);
             }
         }
+        if let Some(kept) = kept.as_mut() {
+            kept.push(Box::new((self.group.clone(), input.clone(), output.clone())));
+            return Ok(Launched { kernel: kernel.name().to_owned(), shape, work: None });
+        }
+        let work = prepared.queued(stream).inspect_err(|_| {
+            // Nobody can tell when the launch is done: what it uses stays.
+            std::mem::forget((self.group.clone(), input.clone(), output.clone()));
+        })?;
+        drop(kept);
+        self.group.users.add(&work);
         input.used_by(&work);
         output.used_by(&work);
-        Ok(Launched { kernel: kernel.name().to_owned(), shape, work })
+        Ok(Launched { kernel: kernel.name().to_owned(), shape, work: Some(work) })
     }
 
     /// Whether every rank of the communicator may read and write `operand`.

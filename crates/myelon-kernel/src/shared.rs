@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::graph::thread_captures;
 use crate::memory::DeviceMemory;
 use crate::stream::{DeviceEvent, DeviceStream};
 
@@ -22,8 +23,12 @@ pub enum StreamUse {
 }
 
 impl StreamUse {
-    /// Whether the work is done. An error says so only where nothing on the GPU can run any more.
+    /// Whether the work is done. An error says so only where nothing on the GPU can run any more, and a
+    /// capture that forbids the question says no.
     pub fn is_done(&self) -> bool {
+        if thread_captures() {
+            return false;
+        }
         let state = match self {
             Self::Ours(stream) => stream.query(),
             Self::Theirs { end, .. } => end.query(),
@@ -43,15 +48,28 @@ impl StreamUse {
     /// [`KernelError::Driver`].
     pub fn precede(&self, next: &DeviceStream) -> Result<(), KernelError> {
         match self {
-            Self::Ours(stream) if stream.handle() == next.handle() => Ok(()),
+            Self::Ours(stream) if stream.raw() == next.raw() => Ok(()),
             // Not told by its handle, which the driver may have given to another stream by now.
             _ => next.wait(&*self.end()?),
         }
     }
 
+    /// The same work, known by an event of its own: what the stream does later no longer matters.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Captured`] while the stream is captured; [`KernelError::Driver`].
+    pub fn ended(&self) -> Result<Self, KernelError> {
+        Ok(Self::Theirs { end: self.end()? })
+    }
+
     fn end(&self) -> Result<Arc<DeviceEvent>, KernelError> {
         match self {
             Self::Ours(stream) => {
+                let kept = stream.kept();
+                if kept.is_some() || thread_captures() {
+                    return Err(KernelError::Captured { what: "an event" });
+                }
                 let event = DeviceEvent::new(stream.device())?;
                 stream.record(&event)?;
                 Ok(Arc::new(event))
@@ -111,24 +129,29 @@ impl Users {
         let mut users = std::mem::take(&mut *lock(&self.0));
         others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
         let busy = users.iter().filter(|user| !user.is_done());
-        let Ok(ends) = busy.map(StreamUse::end).collect::<Result<Vec<_>, _>>() else {
+        let ended = busy.map(|user| match user.ended() {
+            // Asked again when the capture is over.
+            Err(KernelError::Captured { .. }) => Ok(user.clone()),
+            other => other,
+        });
+        let Ok(uses) = ended.collect::<Result<Vec<_>, _>>() else {
             // Nobody can tell when it is free: it stays.
             tracing::debug!("memory is left to the end of the process");
             return std::mem::forget(what);
         };
-        if ends.is_empty() {
+        if uses.is_empty() && !thread_captures() {
             return drop(what);
         }
-        lock(&GRAVEYARD).push(Buried { ends, _what: what });
+        lock(&GRAVEYARD).push(Buried { uses, _what: what });
     }
 }
 
 /// So many users are looked through before another one is added.
 const MANY: usize = 32;
 
-/// What waits for streams to end before it is dropped.
+/// What waits for streams to end before it is dropped, or for a capture of this thread.
 struct Buried {
-    ends: Vec<Arc<DeviceEvent>>,
+    uses: Vec<StreamUse>,
     _what: Box<dyn Send>,
 }
 
@@ -136,11 +159,13 @@ static GRAVEYARD: Mutex<Vec<Buried>> = Mutex::new(Vec::new());
 
 /// Drops what no stream uses any more.
 fn reap() {
+    if thread_captures() {
+        return;
+    }
     let mut free = Vec::new();
     let mut buried = lock(&GRAVEYARD);
     for index in (0..buried.len()).rev() {
-        let ends = &buried[index].ends;
-        if ends.iter().all(|end| StreamUse::Theirs { end: end.clone() }.is_done()) {
+        if buried[index].uses.iter().all(StreamUse::is_done) {
             free.push(buried.swap_remove(index));
         }
     }
@@ -162,8 +187,11 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// Those of [`DeviceMemory::allocate`].
+    /// Those of [`DeviceMemory::allocate`]; [`KernelError::Captured`] while this thread captures a stream.
     pub fn allocate(device: &Device, bytes: usize, peers: &[Device]) -> Result<Self, KernelError> {
+        if thread_captures() {
+            return Err(KernelError::Captured { what: "an allocation" });
+        }
         reap();
         let memory = Some(DeviceMemory::allocate(device, bytes, peers)?);
         Ok(Self { memory, users: Users::default(), reached: Mutex::default() })

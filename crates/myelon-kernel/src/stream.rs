@@ -3,9 +3,12 @@
 use crate::device::Device;
 use crate::driver::{call, check, check_ready, driver};
 use crate::error::KernelError;
+use crate::graph::Kept;
 use crate::memory::DeviceSpan;
 use cudarc::driver::sys;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A queue of work for one GPU. It may be used from any thread; calls from several threads queue in some
 /// order.
@@ -13,11 +16,15 @@ pub struct DeviceStream {
     device: Device,
     raw: sys::CUstream,
     owned: bool,
+    /// Whether anybody else may know the handle, and so may capture the stream.
+    shown: AtomicBool,
+    /// While a [`crate::Capture`] records the stream: what the recorded work uses.
+    kept: Mutex<Option<Kept>>,
 }
 
 // SAFETY: the driver allows a stream handle on any thread.
 unsafe impl Send for DeviceStream {}
-// SAFETY: as above; the fields never change.
+// SAFETY: as above; what changes is behind a lock.
 unsafe impl Sync for DeviceStream {}
 
 /// The driver's handle of the default stream of the calling thread.
@@ -35,7 +42,13 @@ impl DeviceStream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `raw` outlives the call; the stream is destroyed in `drop`.
         unsafe { call!(cuStreamCreate(&mut raw, flags)) }?;
-        Ok(Self { device: device.clone(), raw, owned: true })
+        Ok(Self {
+            device: device.clone(),
+            raw,
+            owned: true,
+            shown: AtomicBool::new(false),
+            kept: Mutex::default(),
+        })
     }
 
     /// Somebody else's stream, by its handle (a `cudaStream_t` or `CUstream` as an integer). Zero is the
@@ -62,7 +75,13 @@ impl DeviceStream {
         if context != device.context() {
             return Err(KernelError::ForeignStream { ordinal: device.ordinal() });
         }
-        Ok(Self { device: device.clone(), raw, owned: false })
+        Ok(Self {
+            device: device.clone(),
+            raw,
+            owned: false,
+            shown: AtomicBool::new(true),
+            kept: Mutex::default(),
+        })
     }
 
     /// The GPU it feeds.
@@ -77,6 +96,8 @@ impl DeviceStream {
 
     /// The handle, for other libraries.
     pub fn handle(&self) -> u64 {
+        // ORDER: Relaxed is enough. Whoever gets the handle to another thread orders that.
+        self.shown.store(true, Ordering::Relaxed);
         self.raw as usize as u64
     }
 
@@ -84,8 +105,12 @@ impl DeviceStream {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Driver`] with the failure of any of that work.
+    /// [`KernelError::Captured`] while the stream is captured; [`KernelError::Driver`] with the failure of any
+    /// of that work.
     pub fn synchronize(&self) -> Result<(), KernelError> {
+        if self.kept().is_some() {
+            return Err(KernelError::Captured { what: "a wait" });
+        }
         let _current = self.device.bind()?;
         // SAFETY: the stream lives.
         unsafe { call!(cuStreamSynchronize(self.raw)) }
@@ -97,6 +122,10 @@ impl DeviceStream {
     ///
     /// As for [`DeviceStream::synchronize`].
     pub fn query(&self) -> Result<bool, KernelError> {
+        let kept = self.kept();
+        if kept.is_some() {
+            return Err(KernelError::Captured { what: "a question" });
+        }
         let _current = self.device.bind()?;
         // SAFETY: the stream lives.
         check_ready("cuStreamQuery", unsafe { sys::cuStreamQuery(self.raw) })
@@ -135,6 +164,17 @@ impl DeviceStream {
     ///
     /// The memory lives, and nobody else touches it, until the stream has passed this.
     pub unsafe fn fill(&self, span: DeviceSpan, byte: u8) -> Result<(), KernelError> {
+        let _eager = self.not_captured("this fill")?;
+        // SAFETY: the caller vouches for the memory.
+        unsafe { self.fill_or_record(span, byte) }
+    }
+
+    /// [`DeviceStream::fill`], also into a capture.
+    ///
+    /// # Safety
+    ///
+    /// As there; for a capture, the memory lives and is left alone as long as the graph is run.
+    pub(crate) unsafe fn fill_or_record(&self, span: DeviceSpan, byte: u8) -> Result<(), KernelError> {
         self.owns("the span", span.ordinal())?;
         if span.bytes() == 0 {
             return Ok(());
@@ -155,6 +195,7 @@ impl DeviceStream {
     /// `from` is not changed, and the memory lives and nobody else touches it, until the stream has
     /// passed this.
     pub unsafe fn copy_to_device(&self, to: DeviceSpan, from: &[u8]) -> Result<(), KernelError> {
+        let _eager = self.not_captured("this copy")?;
         self.owns("the span", to.ordinal())?;
         let to = to.part(0, from.len())?;
         if from.is_empty() {
@@ -176,6 +217,7 @@ impl DeviceStream {
     /// `to` is not touched, and the memory lives and nobody else writes it, until the stream has passed
     /// this.
     pub unsafe fn copy_to_host(&self, to: &mut [u8], from: DeviceSpan) -> Result<(), KernelError> {
+        let _eager = self.not_captured("this copy")?;
         self.owns("the span", from.ordinal())?;
         let from = from.part(0, to.len())?;
         if to.is_empty() {
@@ -197,6 +239,7 @@ impl DeviceStream {
     /// The two do not overlap, live until the stream has passed this, and until then nobody else writes
     /// `from` or touches `to`.
     pub unsafe fn copy(&self, to: DeviceSpan, from: DeviceSpan) -> Result<(), KernelError> {
+        let _eager = self.not_captured("this copy")?;
         self.owns("the span", to.ordinal())?;
         self.owns("the span", from.ordinal())?;
         let to = to.part(0, from.bytes())?;
@@ -214,13 +257,14 @@ impl DeviceStream {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Driver`]; the task is then dropped and never runs.
+    /// [`KernelError::Captured`], because it runs once; [`KernelError::Driver`]. In both cases the task is dropped and never runs.
     pub fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), KernelError> {
         unsafe extern "C" fn run(task: *mut std::ffi::c_void) {
             // SAFETY: the pointer came from `into_raw` below, and the driver calls this once.
             let task = unsafe { Box::from_raw(task.cast::<Box<dyn FnOnce() + Send>>()) };
             task();
         }
+        let _eager = self.not_captured("a task")?;
         let _current = self.device.bind()?;
         let task = Box::into_raw(Box::new(task));
         // SAFETY: the stream lives; `run` takes what `task` points to.
@@ -232,8 +276,59 @@ impl DeviceStream {
         queued
     }
 
+    /// Whether anybody captures the stream, by a [`crate::Capture`] or by other means.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn is_captured(&self) -> Result<bool, KernelError> {
+        match self.not_captured("") {
+            Ok(_) => Ok(false),
+            Err(KernelError::Captured { .. }) => Ok(true),
+            Err(other) => Err(other),
+        }
+    }
+
     pub(crate) fn raw(&self) -> sys::CUstream {
         self.raw
+    }
+
+    /// What a capture of ours keeps; none while there is no such capture. As long as the guard is held, none
+    /// begins or ends.
+    pub(crate) fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        // Nothing panics while it is held.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses `what` if anybody captures the stream: it would be carried out later, and more than once, with
+    /// memory that nobody keeps. As long as the guard is held, no capture of ours begins.
+    pub(crate) fn not_captured(
+        &self,
+        what: &'static str,
+    ) -> Result<MutexGuard<'_, Option<Kept>>, KernelError> {
+        let kept = self.kept();
+        if kept.is_some() {
+            return Err(KernelError::Captured { what });
+        }
+        self.not_captured_by_others(what)?;
+        Ok(kept)
+    }
+
+    /// Refuses `what` if the stream is captured by other means than [`crate::Capture`]. Asked while that one
+    /// does not capture it.
+    pub(crate) fn not_captured_by_others(&self, what: &'static str) -> Result<(), KernelError> {
+        // ORDER: Relaxed is enough, as in `handle`.
+        if !self.shown.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let _current = self.device.bind()?;
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream lives; `status` outlives the call.
+        unsafe { call!(cuStreamIsCapturing(self.raw, &mut status)) }?;
+        match status {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(KernelError::Captured { what }),
+        }
     }
 
     fn owns(&self, what: &'static str, seen: usize) -> Result<(), KernelError> {
@@ -244,7 +339,7 @@ impl DeviceStream {
 
 impl fmt::Debug for DeviceStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceStream({:#x} of GPU {})", self.handle(), self.device.ordinal())
+        write!(f, "DeviceStream({:#x} of GPU {})", self.raw as usize, self.device.ordinal())
     }
 }
 

@@ -14,6 +14,7 @@ fn main() {
     let mut trials = trials![
         what_one_gpu_writes_its_peers_and_the_host_see,
         events_order_streams_and_tell_time,
+        graphs_do_what_was_captured,
         a_fault_page_has_an_address_on_the_gpu,
         kernels_load_in_some_way,
     ];
@@ -87,6 +88,39 @@ fn events_order_streams_and_tell_time() {
         // SAFETY: the stream lives longer than the borrow.
         let borrowed = unsafe { DeviceStream::borrow(&gpu, other.handle()) }.unwrap();
         assert_eq!(borrowed.query(), Ok(true));
+    }
+}
+
+fn graphs_do_what_was_captured() {
+    for gpu in gpus() {
+        let stream = std::sync::Arc::new(DeviceStream::new(&gpu).unwrap());
+        let memory = Operand::shared(SharedMemory::allocate(&gpu, 64 << 20).unwrap());
+        let kept = Operand::shared(SharedMemory::allocate(&gpu, 1).unwrap());
+        memory.fill(&stream, 1).unwrap();
+        let capture = Capture::begin(&stream).unwrap();
+        assert_eq!(stream.is_captured(), Ok(true));
+        memory.part(0, 1).unwrap().fill(&stream, 2).unwrap();
+        kept.fill(&stream, 3).unwrap();
+        assert!(matches!(stream.synchronize(), Err(KernelError::Captured { .. })));
+        drop(kept);
+        let graph = capture.end().unwrap();
+        let seen = || {
+            let mut seen = [0; 2];
+            memory.read(&stream, &mut seen).unwrap();
+            seen
+        };
+        assert_eq!(seen(), [1, 1]);
+        for byte in [4, 5] {
+            memory.fill(&stream, byte).unwrap();
+            graph.launch(&stream).unwrap();
+            assert_eq!(seen(), [2, byte]);
+        }
+        memory.fill(&stream, 6).unwrap();
+        graph.launch(&stream).unwrap();
+        drop(graph);
+        assert_eq!(seen(), [2, 6]);
+        drop(Capture::begin(&stream).unwrap());
+        assert_eq!(stream.is_captured(), Ok(false));
     }
 }
 

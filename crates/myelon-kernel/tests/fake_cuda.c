@@ -1,9 +1,13 @@
-// fake_cuda.c: a libcuda and a libnvrtc of two GPUs that exist only in host memory, for tests/fake_driver.rs.
+// fake_cuda.c: a libcuda and a libnvrtc of two GPUs that exist only in host memory, for tests/fake_driver.rs,
+// and for the tests of the CUDA backend's book-keeping.
 //
 // It checks what a real driver would punish late or never: calls without a current context, wrong handles,
 // unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
 // end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail;
-// FAKE_NO_HANDLES=1 refuses memory that can be exported.
+// FAKE_NO_HANDLES=1 refuses memory that can be exported. A kernel records a fault, or with FAKE_QUIET=1 nothing.
+//
+// Work is done when it is queued. All streams of a GPU are one here, and a capture of it is one that forbids
+// its thread everything that a capture by thread may forbid; what it records is done by each launch.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +18,7 @@ typedef int result;
 typedef uint64_t address;
 enum { PAGE = 2 << 20, GPUS = 2, CONTEXTS = 0x1000, MODULE = 0x2000, FUNCTION = 0x3000 };
 
-static int depth, retained, streams, events, pages, reserved, mapped, pinned, modules, launches;
+static int depth, retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches;
 static long stack[64];
 static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[16];
 static struct { size_t bytes; int owner, live; } physical[16];
@@ -33,8 +37,31 @@ static result fails(char const* name) {
 #define CALL(name) do { result code = fails(#name); if (code) return code; } while (0)
 
 __attribute__((destructor)) static void report(void) {
-    fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d pinned %d modules %d launches %d\n",
-            depth, retained, streams, events, pages, reserved, mapped, pinned, modules, launches);
+    fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d pinned %d modules %d graphs %d execs %d launches %d\n",
+            depth, retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches);
+}
+
+// A recorded fill or launch, and the list that the stream, a graph or an executable graph has.
+struct launch { uint32_t* fault; uint32_t rank, blocks, threads; };
+struct work { address at; size_t bytes; unsigned char value; struct launch launch; };
+struct list { int count; struct work work[8]; };
+static struct list* capturing;
+static void* captured_stream;
+static __thread int captures_here;
+// What a thread that captures may not ask or do.
+#define EAGER NEED(!captures_here)
+// Whether work on this stream is recorded.
+static int recorded(void* stream, struct work work) {
+    if (!capturing || stream != captured_stream) return 0;
+    NEED(capturing->count < 8);
+    capturing->work[capturing->count++] = work;
+    return 1;
+}
+static void launch_now(struct launch launch) {
+    launches++;
+    if (getenv("FAKE_QUIET")) return;
+    launch.fault[1] = launch.rank; launch.fault[2] = launch.blocks; launch.fault[3] = launch.threads;
+    __atomic_store_n(launch.fault, 1, __ATOMIC_RELEASE);
 }
 
 result cuInit(unsigned flags) { CALL(cuInit); NEED(flags == 0); return 0; }
@@ -67,7 +94,7 @@ result cuMemGetAllocationGranularity(size_t* g, struct properties const* p, int 
     return 0;
 }
 result cuMemCreate(uint64_t* h, size_t n, struct properties const* p, unsigned long long flags) {
-    CALL(cuMemCreate);
+    CALL(cuMemCreate); EAGER;
     NEED(n > 0 && n % PAGE == 0 && flags == 0 && (p->handles == 0 || p->handles == 1));
     if (p->handles && getenv("FAKE_NO_HANDLES")) return 801;
     for (int i = 0; i < 16; ++i)
@@ -102,6 +129,7 @@ result cuMemMap(address a, size_t n, size_t offset, uint64_t h, unsigned long lo
 }
 result cuMemUnmap(address a, size_t n) {
     int i = range_of(a);
+    EAGER;
     NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped);
     ranges[i].is_mapped = 0; mapped--;
     return 0;
@@ -117,10 +145,14 @@ static void reaches(address a, size_t n) {
     int i = range_of(a), gpu = (int)(stack[depth - 1] - CONTEXTS);
     NEED(i >= 0 && a + n <= ranges[i].start + ranges[i].bytes && (ranges[i].users >> gpu & 1));
 }
-result cuMemsetD8Async(address a, unsigned char v, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memset((void*)a, v, n); return 0; }
-result cuMemcpyHtoDAsync_v2(address a, void const* p, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memcpy((void*)a, p, n); return 0; }
-result cuMemcpyDtoHAsync_v2(void* p, address a, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); memcpy(p, (void*)a, n); return 0; }
-result cuMemcpyDtoDAsync_v2(address a, address b, size_t n, void* s) { CURRENT; NEED(s); reaches(a, n); reaches(b, n); memcpy((void*)a, (void*)b, n); return 0; }
+result cuMemsetD8Async(address a, unsigned char v, size_t n, void* s) {
+    CURRENT; NEED(s); reaches(a, n);
+    if (!recorded(s, (struct work){.at = a, .bytes = n, .value = v})) memset((void*)a, v, n);
+    return 0;
+}
+result cuMemcpyHtoDAsync_v2(address a, void const* p, size_t n, void* s) { CURRENT; EAGER; NEED(s); reaches(a, n); memcpy((void*)a, p, n); return 0; }
+result cuMemcpyDtoHAsync_v2(void* p, address a, size_t n, void* s) { CURRENT; EAGER; NEED(s); reaches(a, n); memcpy(p, (void*)a, n); return 0; }
+result cuMemcpyDtoDAsync_v2(address a, address b, size_t n, void* s) { CURRENT; EAGER; NEED(s); reaches(a, n); reaches(b, n); memcpy((void*)a, (void*)b, n); return 0; }
 result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
     CURRENT;
     NEED(n == 5 && which[0] == 2 && which[1] == 8 && which[2] == 9 && which[3] == 11 && which[4] == 12);
@@ -132,16 +164,16 @@ result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
 
 result cuStreamCreate(void** s, unsigned flags) { CURRENT; CALL(cuStreamCreate); NEED(flags == 1); streams++; *s = (void*)stack[depth - 1]; return 0; }
 result cuStreamDestroy_v2(void* s) { CURRENT; NEED(s && streams > 0); streams--; return 0; }
-result cuStreamSynchronize(void* s) { CURRENT; (void)s; CALL(cuStreamSynchronize); return 0; }
-result cuStreamQuery(void* s) { CURRENT; (void)s; CALL(cuStreamQuery); return 0; }
+result cuStreamSynchronize(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamSynchronize); return 0; }
+result cuStreamQuery(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamQuery); return 0; }
 result cuStreamGetCtx(void* s, void** c) { CURRENT; *c = s ? s : (void*)stack[depth - 1]; return 0; }
-result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; NEED(s && e && flags == 0); return 0; }
-result cuLaunchHostFunc(void* s, void (*task)(void*), void* data) { CURRENT; NEED(s && task); task(data); return 0; }
+result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; EAGER; NEED(s && e && flags == 0); return 0; }
+result cuLaunchHostFunc(void* s, void (*task)(void*), void* data) { CURRENT; EAGER; NEED(s && task); task(data); return 0; }
 result cuEventCreate(void** e, unsigned flags) { CURRENT; NEED(flags == 0 || flags == 2); events++; *e = (void*)(long)(0x10 + flags); return 0; }
 result cuEventDestroy_v2(void* e) { CURRENT; NEED(e && events > 0); events--; return 0; }
-result cuEventRecord(void* e, void* s) { CURRENT; NEED(e && s); return 0; }
-result cuEventSynchronize(void* e) { CURRENT; NEED(e); return 0; }
-result cuEventQuery(void* e) { CURRENT; NEED(e); CALL(cuEventQuery); return 0; }
+result cuEventRecord(void* e, void* s) { CURRENT; EAGER; NEED(e && s); return 0; }
+result cuEventSynchronize(void* e) { CURRENT; EAGER; NEED(e); return 0; }
+result cuEventQuery(void* e) { CURRENT; EAGER; NEED(e); CALL(cuEventQuery); return 0; }
 result cuEventElapsedTime(float* ms, void* a, void* b) { CURRENT; if ((long)a != 0x10 || (long)b != 0x10) return 400; *ms = 1.5f; return 0; }
 
 result cuMemHostAlloc(void** p, size_t n, unsigned flags) { CURRENT; CALL(cuMemHostAlloc); NEED(flags == 3); pinned++; *p = aligned_alloc(4096, n); memset(*p, 0xff, n); return 0; }
@@ -183,12 +215,45 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
     NEED((long)f == FUNCTION && !extra && c->grid[1] == 1 && c->grid[2] == 1 && c->block[1] == 1 && c->block[2] == 1);
     NEED((long)c->stream == stack[depth - 1] && (int)c->shared <= shared_allowed);
     struct arguments const* args = parameters[0];
-    uint32_t* fault = (uint32_t*)args->fault;
-    fault[1] = args->rank; fault[2] = c->grid[0]; fault[3] = c->block[0];
-    __atomic_store_n(fault, 1, __ATOMIC_RELEASE);
-    launches++;
+    struct launch launch = {(uint32_t*)args->fault, args->rank, c->grid[0], c->block[0]};
+    if (!recorded(c->stream, (struct work){.launch = launch})) launch_now(launch);
     return 0;
 }
+
+result cuStreamIsCapturing(void* s, int* status) { CURRENT; NEED(s); *status = capturing && s == captured_stream; return 0; }
+result cuStreamBeginCapture_v2(void* s, int mode) {
+    CURRENT; CALL(cuStreamBeginCapture_v2);
+    NEED(s && mode == 1 && !capturing);
+    capturing = calloc(1, sizeof *capturing); captured_stream = s; captures_here = 1;
+    return 0;
+}
+result cuStreamEndCapture(void* s, void** graph) {
+    CURRENT;
+    NEED(captures_here && s == captured_stream);
+    *graph = capturing; capturing = 0; captures_here = 0; graphs++;
+    if (fails("cuStreamEndCapture")) { free(*graph); *graph = 0; graphs--; return fails("cuStreamEndCapture"); }
+    return 0;
+}
+result cuGraphDestroy(void* g) { CURRENT; NEED(g && graphs > 0); free(g); graphs--; return 0; }
+result cuGraphInstantiateWithFlags(void** exec, void* g, unsigned long long flags) {
+    CURRENT; EAGER; CALL(cuGraphInstantiateWithFlags);
+    NEED(g && flags == 0);
+    *exec = memcpy(malloc(sizeof(struct list)), g, sizeof(struct list)); execs++;
+    return 0;
+}
+result cuGraphUpload(void* exec, void* s) { CURRENT; EAGER; CALL(cuGraphUpload); NEED(exec && s); return 0; }
+result cuGraphLaunch(void* exec, void* s) {
+    CURRENT; EAGER; CALL(cuGraphLaunch);
+    NEED(exec && s);
+    struct list const* list = exec;
+    for (int i = 0; i < list->count; ++i) {
+        struct work const* work = &list->work[i];
+        if (work->launch.fault) launch_now(work->launch);
+        else { reaches(work->at, work->bytes); memset((void*)work->at, work->value, work->bytes); }
+    }
+    return 0;
+}
+result cuGraphExecDestroy(void* exec) { CURRENT; EAGER; NEED(exec && execs > 0); free(exec); execs--; return 0; }
 
 static char const cubin[] = "fake cubin";
 result nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 0; return 0; }

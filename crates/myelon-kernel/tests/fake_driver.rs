@@ -17,8 +17,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 const SCENARIO: &str = "MYELON_FAKE_SCENARIO";
-const CLEAN: &str =
-    "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 pinned 0 modules 0 launches ";
+const CLEAN: &str = "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 pinned 0 modules 0 graphs 0 execs 0 launches ";
 
 #[macro_use]
 mod trials;
@@ -36,6 +35,10 @@ fn main() {
         an_image_that_lacks_a_kernel_is_refused,
         a_failed_compilation_comes_back_with_the_log,
         a_page_that_cannot_be_mapped_is_freed,
+        a_capture_records_and_a_launch_does_it_again,
+        a_capture_forbids_what_would_break_it,
+        a_graph_outlives_the_streams_that_run_it,
+        a_capture_that_fails_leaves_nothing,
     ];
     // A scenario's own process has the libraries.
     if std::env::var_os(SCENARIO).is_none()
@@ -302,4 +305,138 @@ fn a_page_that_cannot_be_mapped_is_freed() {
         let gpu = Device::open(0).unwrap();
         assert!(matches!(FaultPage::new(&gpu), Err(KernelError::Driver { code: 999, .. })));
     });
+}
+
+/// Memory of `gpu`, the stream to fill it on, and what lies in it.
+fn operand(gpu: &Device, bytes: usize) -> (Operand, std::sync::Arc<DeviceStream>) {
+    (Operand::shared(SharedMemory::allocate(gpu, bytes).unwrap()), DeviceStream::new(gpu).unwrap().into())
+}
+
+fn content(operand: &Operand, stream: &DeviceStream) -> Vec<u8> {
+    let mut seen = vec![0; 4];
+    operand.read(stream, &mut seen).unwrap();
+    seen
+}
+
+fn a_capture_records_and_a_launch_does_it_again() {
+    scenario("a_capture_records_and_a_launch_does_it_again", &[], || {
+        let gpu = Device::open(0).unwrap();
+        let kernels = Kernels::load(&gpu, ImageChoice::Nvrtc).unwrap();
+        let kernel = kernels.all_reduce_ring("bf16", "sum").unwrap();
+        let (memory, stream) = operand(&gpu, 4);
+        let page = FaultPage::new(&gpu).unwrap();
+        memory.fill(&stream, 1).unwrap();
+        let mut args: AllReduceArgs = bytemuck::Zeroable::zeroed();
+        (args.fault, args.rank) = (page.address(), 5);
+        let capture = Capture::begin(&stream).unwrap();
+        // SAFETY: the fake touches only the fault page, which outlives the graph.
+        unsafe { kernel.launch(&stream, LaunchShape { blocks: 7, threads: 32, shared_bytes: 0 }, &args) }
+            .unwrap();
+        memory.part(1, 2).unwrap().fill(&stream, 9).unwrap();
+        let graph = capture.end().unwrap();
+        assert_eq!((page.read(), content(&memory, &stream)), (None, vec![1; 4]), "it was done at once");
+        for byte in [2, 3] {
+            memory.fill(&stream, byte).unwrap();
+            graph.launch(&stream).unwrap();
+            assert_eq!(content(&memory, &stream), [byte, 9, 9, byte]);
+            let fault = page.read().unwrap();
+            assert_eq!((fault.rank, fault.peer, fault.lane), (5, 7, 32));
+            page.clear();
+        }
+        let other = Device::open(1).unwrap();
+        let there = DeviceStream::new(&other).unwrap().into();
+        assert!(matches!(graph.launch(&there), Err(KernelError::WrongDevice { needed: 0, seen: 1, .. })));
+        assert_eq!(page.read(), None);
+        drop(graph);
+    });
+}
+
+/// The fake ends the process where one of these reaches the driver.
+fn a_capture_forbids_what_would_break_it() {
+    scenario("a_capture_forbids_what_would_break_it", &[], || {
+        let gpu = Device::open(0).unwrap();
+        let (memory, stream) = operand(&gpu, 4);
+        let (unused, used) = (SharedMemory::allocate(&gpu, 4).unwrap(), operand(&gpu, 4));
+        used.0.fill(&used.1, 1).unwrap();
+        let graph = Capture::begin(&stream).unwrap().end().unwrap();
+        let capture = Capture::begin(&stream).unwrap();
+        let captured = |result: Result<(), KernelError>| {
+            assert!(matches!(result, Err(KernelError::Captured { .. })), "{result:?}");
+        };
+        captured(Capture::begin(&stream).map(drop));
+        captured(Capture::begin(&used.1).map(drop));
+        captured(stream.synchronize());
+        captured(stream.query().map(drop));
+        captured(memory.read(&stream, &mut [0; 4]));
+        captured(memory.write(&stream, &[0; 4]));
+        captured(stream.host_task(Box::new(|| panic!("it ran"))));
+        captured(graph.launch(&stream).map(drop));
+        captured(SharedMemory::allocate(&gpu, 4).map(drop));
+        captured(StreamUse::Ours(stream.clone()).ended().map(drop));
+        assert!(!StreamUse::Ours(used.1.clone()).is_done(), "that could not be asked");
+        // What is dropped meanwhile is freed later.
+        drop((unused, used, graph));
+        drop(capture);
+        stream.synchronize().unwrap();
+        assert_eq!(content(&memory, &stream), [0; 4]);
+        // Another allocation frees it.
+        SharedMemory::allocate(&gpu, 4).unwrap();
+
+        // A capture that was begun by other means is seen where memory would have to be kept.
+        let begun_by_others = {
+            // SAFETY: the stream lives longer.
+            unsafe { DeviceStream::borrow(&gpu, stream.handle()) }.unwrap().into()
+        };
+        let capture = Capture::begin(&stream).unwrap();
+        captured(memory.fill(&begun_by_others, 3));
+        drop(capture);
+    });
+}
+
+fn a_graph_outlives_the_streams_that_run_it() {
+    let settings = [("FAKE_FAIL", "cuStreamQuery:600")];
+    scenario("a_graph_outlives_the_streams_that_run_it", &settings, || {
+        let gpu = Device::open(0).unwrap();
+        let (memory, stream) = operand(&gpu, 4);
+        let (kept, _) = operand(&gpu, 4);
+        let capture = Capture::begin(&stream).unwrap();
+        kept.fill(&stream, 8).unwrap();
+        let graph = capture.end().unwrap();
+        let address = kept.address();
+        drop(kept);
+        graph.launch(&stream).unwrap();
+        // The stream is not done, and then its event is not, so neither the graph nor its memory may go.
+        drop(graph);
+        // SAFETY: this process has one thread that reads the environment.
+        unsafe { std::env::set_var("FAKE_FAIL", "cuEventQuery:600") };
+        SharedMemory::allocate(&gpu, 4).unwrap();
+        assert!(gpu.locate(address).unwrap().is_some(), "the memory went while the graph ran");
+        // SAFETY: as above.
+        unsafe { std::env::set_var("FAKE_FAIL", "") };
+        SharedMemory::allocate(&gpu, 4).unwrap();
+        assert!(gpu.locate(address).unwrap().is_none(), "the memory stayed");
+        drop(memory);
+    });
+}
+
+fn a_capture_that_fails_leaves_nothing() {
+    for call in
+        ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphUpload"]
+    {
+        scenario("a_capture_that_fails_leaves_nothing", &[("FAKE_FAIL", call)], || {
+            let gpu = Device::open(0).unwrap();
+            let (memory, stream) = operand(&gpu, 4);
+            let error = Capture::begin(&stream).and_then(|capture| {
+                memory.fill(&stream, 1)?;
+                capture.end()
+            });
+            let KernelError::Driver { call, code: 999, .. } = error.unwrap_err() else { panic!("no error") };
+            assert_eq!(call, std::env::var("FAKE_FAIL").unwrap());
+            memory.fill(&stream, 2).unwrap();
+            assert_eq!(content(&memory, &stream), [2; 4]);
+        });
+        if std::env::var_os(SCENARIO).is_some() {
+            return;
+        }
+    }
 }

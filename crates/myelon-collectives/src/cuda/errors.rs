@@ -25,6 +25,7 @@ pub(super) fn error_of(error: KernelError) -> Error {
         KernelError::NoPeerAccess { from, to } => Error::NoPeerAccess { device: from, peer: to, reason },
         KernelError::NoVirtualMemory { .. } => Error::Unsupported { what: "memory of peers".into(), reason },
         KernelError::WrongDevice { what, needed, seen } => Error::WrongDevice { what, needed, seen },
+        KernelError::Captured { what } => Error::Capturing { what },
         KernelError::NotResident { ordinal, needed, available, .. } => {
             Error::NotResident { device: ordinal, blocks_needed: needed, blocks_resident: available }
         }
@@ -108,6 +109,7 @@ mod tests {
         let resident = KernelError::NotResident { kernel, ordinal: 2, needed: 135, available: 132 };
         let expected = Error::NotResident { device: 2, blocks_needed: 135, blocks_resident: 132 };
         assert_eq!(error_of(resident), expected);
+        assert_eq!(kind(KernelError::Captured { what: "a wait" }), ErrorKind::Capturing);
         let driver = |code| KernelError::Driver { call: "cuMemCreate", code, name: String::new() };
         assert_eq!(kind(driver(OUT_OF_MEMORY)), ErrorKind::OutOfMemory);
         assert_eq!(kind(driver(700)), ErrorKind::Driver);

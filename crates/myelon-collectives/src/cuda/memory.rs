@@ -1,6 +1,7 @@
 //! Memory of the CUDA backend.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use myelon_kernel::{DeviceSpan, Operand, SharedMemory};
 
@@ -54,5 +55,10 @@ impl Memory for CudaMemory {
         let queue = queue_of(queue);
         queue.synchronize()?;
         self.0.part(start, bytes.len()).and_then(|part| part.read(queue.stream(), bytes)).map_err(error_of)
+    }
+
+    fn fill(self: Arc<Self>, queue: &dyn Queue, start: usize, bytes: usize, byte: u8) -> Result<(), Error> {
+        let queue = queue_of(queue);
+        self.0.part(start, bytes).and_then(|part| part.fill(queue.stream(), byte)).map_err(error_of)
     }
 }

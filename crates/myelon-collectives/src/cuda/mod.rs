@@ -2,12 +2,13 @@
 //! kernels of `myelon-kernel`.
 
 mod errors;
+mod graph;
 mod memory;
 mod queue;
 mod report;
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use myelon_kernel::{
@@ -69,7 +70,8 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
         tracing::info!(ranks, device = name, image = %rings.image(), blocks_max, window = layout.bytes(), "rings opened");
     }
 
-    let shared = Arc::new(Shared { group: Group::new(ranks), rings: opened });
+    let last_calls = (0..ranks).map(|_| Mutex::default()).collect();
+    let shared = Arc::new(Shared { group: Group::new(ranks), rings: opened, last_calls });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -78,7 +80,6 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             blocks_max,
             windows: config.windows,
             shared: shared.clone(),
-            last_call: None,
         })
     });
     Ok(Opened { ranks: ranks.collect(), tuning })
@@ -114,9 +115,17 @@ fn open_devices(config: &Config) -> Result<Vec<Device>, Error> {
 struct Shared {
     group: Group,
     rings: Vec<RankRings>,
+    /// The last call of each rank: the next one comes after it, whatever stream it is on.
+    last_calls: Vec<Mutex<Option<StreamUse>>>,
 }
 
 impl Shared {
+    /// The last call of `rank`. As long as the guard is held, the rank makes no other call.
+    fn last_call(&self, rank: usize) -> MutexGuard<'_, Option<StreamUse>> {
+        // Nothing panics while it is held.
+        self.last_calls[rank].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The error that ends every call, once there is one: a host's, or the first that a kernel recorded.
     fn first_error(&self) -> Option<Error> {
         if let Some(first) = self.group.first_error() {
@@ -148,8 +157,6 @@ struct CudaRank {
     /// Every buffer of every call is a window.
     windows: bool,
     shared: Arc<Shared>,
-    /// The last call: the next one comes after it, whatever stream it is on.
-    last_call: Option<StreamUse>,
 }
 
 impl CudaRank {
@@ -200,9 +207,7 @@ impl RankBackend for CudaRank {
     ) -> Result<Launch, Error> {
         let queue: &dyn Any = &*stream.queue;
         let queue: &CudaQueue = queue.downcast_ref().expect("the call has checked the backend");
-        if !queue.belongs_to(&self.shared, self.rank) {
-            return Err(Error::invalid("stream", "one of this communicator and rank", "one of another"));
-        }
+        queue.check_belongs(&self.shared, self.rank)?;
         let plan = call.choice.plan;
         let average = call.op == ReduceOp::Avg;
         let ring_call = RingCall {
@@ -226,13 +231,26 @@ impl RankBackend for CudaRank {
             return Err(Error::NotResident { device, blocks_needed, blocks_resident });
         }
 
-        let number = self.shared.group.make_call(self.rank)?;
-        let chained = self.last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
-        let launched = chained.and_then(|()| self.rings().all_reduce(&ring_call, &from, &to, queue.stream()));
-        // The peers' calls can't complete without this one.
-        let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
-        self.last_call = Some(launched.work);
-        queue.carries_call(number);
+        let launch = || self.rings().all_reduce(&ring_call, &from, &to, queue.stream());
+        let mut recorded = queue.recorded();
+        let launched = if let Some(calls) = recorded.as_mut() {
+            // Nothing is made, so nobody waits for it.
+            let launched = launch().map_err(error_of)?;
+            *calls += 1;
+            launched
+        } else {
+            drop(recorded);
+            let _eager = queue.check_eager("a call")?;
+            let mut last_call = self.shared.last_call(self.rank);
+            let number = self.shared.group.make_call(self.rank)?;
+            let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
+            // The peers' calls can't complete without this one.
+            let launched = chained.and_then(|()| launch());
+            let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
+            last_call.clone_from(&launched.work);
+            queue.carries_call(number);
+            launched
+        };
         Ok(Launch {
             kernel: launched.kernel,
             grid: launched.shape.blocks,
@@ -257,7 +275,7 @@ impl RankBackend for CudaRank {
 impl Drop for CudaRank {
     fn drop(&mut self) {
         let group = &self.shared.group;
-        let idle = self.last_call.as_ref().is_none_or(StreamUse::is_done);
+        let idle = self.shared.last_call(self.rank).as_ref().is_none_or(StreamUse::is_done);
         if idle && self.shared.first_error().is_none() {
             group.complete_to(self.rank, group.calls_made(self.rank));
         }

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use myelon_kernel::{DeviceEvent, DeviceStream};
 
 use super::Shared;
 use super::errors::error_of;
-use crate::backend::{Backend, Moment, Place, Queue};
+use super::graph::CudaRecording;
+use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
 
 /// A CUDA stream of one communicator.
@@ -19,6 +20,8 @@ pub(crate) struct CudaQueue {
     rank: usize,
     /// Number of the last call that was enqueued since the last report, from 1; zero for none.
     last_call: AtomicU64,
+    /// Calls that a capture has recorded, while there is one.
+    recorded: Mutex<Option<u64>>,
     /// What a task's panic said.
     task_error: Arc<Mutex<Option<Error>>>,
 }
@@ -26,16 +29,43 @@ pub(crate) struct CudaQueue {
 impl CudaQueue {
     pub fn new(stream: DeviceStream, shared: Arc<Shared>, rank: usize) -> Self {
         let (stream, task_error) = (Arc::new(stream), Arc::default());
-        Self { stream, shared, rank, last_call: AtomicU64::new(0), task_error }
+        Self { stream, shared, rank, last_call: AtomicU64::new(0), recorded: Mutex::default(), task_error }
     }
 
     pub fn stream(&self) -> &Arc<DeviceStream> {
         &self.stream
     }
 
-    /// Whether this is a stream of `rank` in the communicator of `shared`.
-    pub fn belongs_to(&self, shared: &Arc<Shared>, rank: usize) -> bool {
-        Arc::ptr_eq(&self.shared, shared) && self.rank == rank
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Refuses a stream that is not one of `rank` in the communicator of `shared`.
+    pub fn check_belongs(&self, shared: &Arc<Shared>, rank: usize) -> Result<(), Error> {
+        if Arc::ptr_eq(&self.shared, shared) && self.rank == rank {
+            return Ok(());
+        }
+        Err(Error::invalid("stream", "one of this communicator and rank", "one of another"))
+    }
+
+    /// Calls that a capture has recorded, while there is one. As long as the guard is held, none begins or
+    /// ends.
+    pub fn recorded(&self) -> MutexGuard<'_, Option<u64>> {
+        // Nothing panics while it is held.
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses `what` while the stream is captured, by us or by anybody.
+    pub fn check_eager(&self, what: &'static str) -> Result<MutexGuard<'_, Option<u64>>, Error> {
+        let recorded = self.recorded();
+        if recorded.is_some() || self.stream.is_captured().map_err(error_of)? {
+            return Err(Error::Capturing { what });
+        }
+        Ok(recorded)
     }
 
     /// Call number `call` of the rank has been enqueued; the next wait reports its failure.
@@ -48,6 +78,10 @@ impl CudaQueue {
 impl Queue for CudaQueue {
     fn place(&self) -> Place {
         Place { backend: Backend::Cuda, device: Some(self.stream.device().ordinal()) }
+    }
+
+    fn begin_capture(&self) -> Result<Box<dyn Recording + '_>, Error> {
+        Ok(Box::new(CudaRecording::begin(self)?))
     }
 
     fn synchronize(&self) -> Result<(), Error> {
@@ -67,6 +101,7 @@ impl Queue for CudaQueue {
     }
 
     fn mark(&self) -> Result<Arc<dyn Moment>, Error> {
+        let _recorded = self.check_eager("a mark")?;
         let event = DeviceEvent::with_timing(self.stream.device()).map_err(error_of)?;
         self.stream.record(&event).map_err(error_of)?;
         Ok(Arc::new(CudaMoment(event)))

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use myelon_ring::{AlignedBytes, ForeignBytes};
 
-use super::queue::lock;
+use super::graph::Step;
+use super::queue::{HostQueue, lock};
 use crate::backend::{Backend, Memory, Place, Queue};
 use crate::error::Error;
 use crate::memory::Region;
@@ -73,6 +74,33 @@ impl Memory for HostMemory {
         queue.synchronize()?;
         self.with(start..start + bytes.len(), |ours| bytes.copy_from_slice(ours));
         Ok(())
+    }
+
+    fn fill(self: Arc<Self>, queue: &dyn Queue, start: usize, bytes: usize, byte: u8) -> Result<(), Error> {
+        let queue: &dyn Any = queue;
+        let queue: &HostQueue = queue.downcast_ref().expect("`Region` has checked the backend");
+        let fill = Fill { span: HostSpan { memory: self, start }, bytes, byte };
+        match &mut *queue.recorded() {
+            Some(recorded) => recorded.push(Step::Fill(fill)),
+            None => queue.enqueue(Box::new(move || {
+                fill.run();
+                Ok(())
+            })),
+        }
+        Ok(())
+    }
+}
+
+/// The setting of every byte of a region.
+pub(super) struct Fill {
+    span: HostSpan,
+    bytes: usize,
+    byte: u8,
+}
+
+impl Fill {
+    pub fn run(&self) {
+        self.span.with(0, self.bytes, |bytes| bytes.fill(self.byte));
     }
 }
 

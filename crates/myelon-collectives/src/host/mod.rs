@@ -3,6 +3,7 @@
 
 mod all_reduce;
 mod convert;
+mod graph;
 mod memory;
 mod queue;
 mod reduce;
@@ -42,32 +43,62 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
     for rank in 0..ranks {
         let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
-        opened.push(Box::new(HostRank {
-            rank,
-            ring_bytes: layout.bytes() as u64,
-            cores,
-            group: group.clone(),
-            engine: Arc::new(Mutex::new(engine)),
-            last_call: None,
-        }));
+        let calls =
+            HostCalls { rank, group: group.clone(), engine: Mutex::new(engine), last_call: Mutex::default() };
+        opened.push(Box::new(HostRank { ring_bytes: layout.bytes() as u64, cores, calls: Arc::new(calls) }));
     }
     Ok(Opened { ranks: opened, tuning })
 }
 
 /// One rank of the host backend.
 struct HostRank {
-    rank: usize,
     ring_bytes: u64,
     cores: usize,
+    calls: Arc<HostCalls>,
+}
+
+/// What makes the calls of a rank, one by one or by a graph.
+struct HostCalls {
+    rank: usize,
     group: Arc<Group>,
-    engine: Arc<Mutex<Engine>>,
+    engine: Mutex<Engine>,
     /// Happens when the call made last has ended, on whatever stream it is.
-    last_call: Option<Arc<Event>>,
+    last_call: Mutex<Option<Arc<Event>>>,
+}
+
+impl HostCalls {
+    fn first_error(&self) -> Option<Error> {
+        self.group.first_error().cloned()
+    }
+
+    /// Makes `calls` calls on `queue`, behind the earlier ones: `run` gets what carries a call out.
+    fn enqueue(
+        self: &Arc<Self>,
+        queue: &HostQueue,
+        calls: u64,
+        run: impl FnOnce(&mut dyn FnMut(&Job) -> Result<(), Error>) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let mut last_call = lock(&self.last_call);
+        self.group.make_calls(self.rank, calls)?;
+        let ended = Arc::new(Event::default());
+        let before = last_call.replace(ended.clone());
+        let this = self.clone();
+        queue.enqueue(Box::new(move || {
+            if let Some(before) = before {
+                before.wait();
+            }
+            let result = caught(|| run(&mut |job| lock(&this.engine).run(job)));
+            let result = result.map_err(|error| this.group.poison(error).clone());
+            ended.set();
+            result
+        }));
+        Ok(())
+    }
 }
 
 impl RankBackend for HostRank {
     fn place(&self) -> Place {
-        Place { backend: Backend::Host, device: Some(self.rank) }
+        Place { backend: Backend::Host, device: Some(self.calls.rank) }
     }
 
     fn device_name(&self) -> String {
@@ -79,15 +110,15 @@ impl RankBackend for HostRank {
     }
 
     fn first_error(&self) -> Option<Error> {
-        self.group.first_error().cloned()
+        self.calls.first_error()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error> {
-        Ok(Arc::new(HostMemory::zeroed(self.rank, bytes)?))
+        Ok(Arc::new(HostMemory::zeroed(self.calls.rank, bytes)?))
     }
 
     fn new_stream(&self) -> Result<Arc<dyn Queue>, Error> {
-        Ok(Arc::new(HostQueue::new(self.rank)?))
+        Ok(Arc::new(HostQueue::new(self.calls.rank)?))
     }
 
     fn all_reduce(
@@ -109,19 +140,10 @@ impl RankBackend for HostRank {
             input: HostSpan::new(input),
             output: HostSpan::new(output),
         };
-        self.group.make_call(self.rank)?;
-
-        let ended = Arc::new(Event::default());
-        let before = self.last_call.replace(ended.clone());
-        let (engine, group) = (self.engine.clone(), self.group.clone());
-        queue.enqueue(Box::new(move || {
-            if let Some(before) = before {
-                before.wait();
-            }
-            let result = caught(|| lock(&engine).run(&job)).map_err(|error| group.poison(error).clone());
-            ended.set();
-            result
-        }));
+        match &mut *queue.recorded() {
+            Some(recorded) => recorded.push_call(&self.calls, job)?,
+            None => self.calls.enqueue(queue, 1, move |call| call(&job))?,
+        }
         Ok(Launch {
             kernel: format!("host_ring_{}_{}", call.dtype, call.op),
             grid: 1,
@@ -145,6 +167,6 @@ impl RankBackend for HostRank {
 
 impl Drop for HostRank {
     fn drop(&mut self) {
-        self.group.drop_rank(self.rank);
+        self.calls.group.drop_rank(self.calls.rank);
     }
 }

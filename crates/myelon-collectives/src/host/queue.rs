@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Sender, unbounded};
 
-use crate::backend::{Backend, Moment, Place, Queue};
+use super::graph::{HostRecording, Recorded};
+use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
 
 type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
@@ -18,6 +19,8 @@ pub(super) struct HostQueue {
     tasks: Sender<Task>,
     /// What went wrong first since the last report.
     failed: Arc<Mutex<Option<Error>>>,
+    /// What a capture has recorded, while there is one.
+    recorded: Mutex<Option<Recorded>>,
 }
 
 impl HostQueue {
@@ -36,13 +39,24 @@ impl HostQueue {
         std::thread::Builder::new().name(format!("myelon rank {rank}")).spawn(worker).map_err(|error| {
             Error::OutOfMemory { what: "a thread for a stream".into(), reason: error.to_string() }
         })?;
-        Ok(Self { place: Place { backend: Backend::Host, device: Some(rank) }, tasks, failed })
+        let place = Place { backend: Backend::Host, device: Some(rank) };
+        Ok(Self { place, tasks, failed, recorded: Mutex::default() })
     }
 
     /// Enqueues a task; what it returns is reported by the next wait.
     pub fn enqueue(&self, task: Task) {
         // The worker takes tasks until this sender is gone, whatever the tasks do.
         self.tasks.send(task).expect("the worker outlives its sender");
+    }
+
+    /// What a capture has recorded, while there is one. As long as the guard is held, none begins or ends.
+    pub fn recorded(&self) -> MutexGuard<'_, Option<Recorded>> {
+        lock(&self.recorded)
+    }
+
+    /// Refuses `what` while the stream is captured.
+    pub fn check_eager(&self, what: &'static str) -> Result<(), Error> {
+        if self.recorded().is_some() { Err(Error::Capturing { what }) } else { Ok(()) }
     }
 }
 
@@ -51,7 +65,12 @@ impl Queue for HostQueue {
         self.place
     }
 
+    fn begin_capture(&self) -> Result<Box<dyn Recording + '_>, Error> {
+        Ok(Box::new(HostRecording::begin(self)?))
+    }
+
     fn synchronize(&self) -> Result<(), Error> {
+        self.check_eager("a wait")?;
         let here = Arc::new(Event::default());
         let reached = here.clone();
         self.enqueue(Box::new(move || {
@@ -63,6 +82,7 @@ impl Queue for HostQueue {
     }
 
     fn mark(&self) -> Result<Arc<dyn Moment>, Error> {
+        self.check_eager("a mark")?;
         let here = Arc::new(Event::default());
         let reached = here.clone();
         self.enqueue(Box::new(move || {
@@ -73,6 +93,7 @@ impl Queue for HostQueue {
     }
 
     fn host_task(&self, task: Box<dyn FnOnce() + Send>) -> Result<(), Error> {
+        self.check_eager("a task")?;
         self.enqueue(Box::new(move || {
             task();
             Ok(())

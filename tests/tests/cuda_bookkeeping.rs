@@ -1,0 +1,123 @@
+//! Property: on the CUDA backend a capture makes no call, a launch of a graph makes as many as were recorded, and
+//! nothing is left behind, whatever is mixed with what.
+//!
+//! Catches: calls counted or launched too often or not at all, locks taken twice, questions that a capture
+//! forbids, leaks. Cannot catch: anything about results, for the driver is one of host memory whose kernels
+//! do nothing, and its work is done when it is queued; the conformance suite on GPUs is for that.
+//!
+//! The driver is that of the tests of `myelon-kernel`. It is found by name, in a process of its own. Where there
+//! is no C compiler, or not Linux, the test says that it was skipped.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use myelon_collectives::{
+    Backend, Communicator, DataType, DeviceStream, Error, ErrorKind, Graph, ReduceOp, Region, Stream,
+};
+
+const INSIDE: &str = "MYELON_TESTS_FAKE_CUDA";
+
+/// The folder with the fake libraries, or why there is none.
+fn libraries() -> Result<PathBuf, String> {
+    if !cfg!(target_os = "linux") {
+        return Err("LD_LIBRARY_PATH, which leads to the fake, is Linux's".into());
+    }
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = folder.join("fake_cuda.c");
+    std::fs::write(&source, include_str!("../../crates/myelon-kernel/tests/fake_cuda.c")).unwrap();
+    let library = folder.join("libcuda.so.1");
+    let mut cc = Command::new("cc");
+    let output = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
+    let output = output.map_err(|error| format!("the C compiler cc does not run: {error}"))?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::copy(&library, folder.join("libnvrtc.so")).unwrap();
+    Ok(folder)
+}
+
+#[test]
+fn graphs_and_calls_are_counted_once() {
+    if std::env::var_os(INSIDE).is_some() {
+        return run();
+    }
+    let folder = match libraries() {
+        Ok(folder) => folder,
+        Err(because) => return eprintln!("SKIPPED: graphs_and_calls_are_counted_once, because {because}"),
+    };
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "graphs_and_calls_are_counted_once", "--nocapture", "--test-threads=1"]);
+    child.env(INSIDE, "1").env("FAKE_QUIET", "1").env("LD_LIBRARY_PATH", &folder);
+    let output = child.env("MYELON_CACHE_DIR", folder.join("cache")).output().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let printed = [output.stdout.as_slice(), output.stderr.as_slice()].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "{printed}");
+    let launches = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok());
+    let alive = printed.lines().filter(|line| line.contains("ALIVE"));
+    let last = alive.max_by_key(|line| launches(line)).expect("the fake was found");
+    // Kernels stay loaded, and pinned pages are used again.
+    assert!(last.contains("streams 0 events 0 pages 0 reserved 0 mapped 0"), "{printed}");
+    assert!(last.contains("graphs 0 execs 0"), "{printed}");
+    assert_eq!(launches(last), Some(2 * CALLS), "{printed}");
+}
+
+/// Calls that each of the two ranks makes.
+const CALLS: u64 = 2 * 9;
+
+fn call(rank: &mut Communicator, region: &Region, stream: &Stream) -> Result<(), Error> {
+    rank.all_reduce_region(region, region, DataType::F32, ReduceOp::Sum, stream)
+}
+
+/// Nine calls of `rank`, in every way.
+fn nine_calls(rank: &mut Communicator, region: &Region) -> (Graph, Stream) {
+    let (stream, other) = (rank.stream().clone(), rank.new_stream().unwrap());
+    let adopted = DeviceStream::new(rank.device().unwrap()).unwrap();
+    let adopted = rank.adopt_stream(adopted).unwrap();
+    call(rank, region, &stream).unwrap();
+    let kept = rank.region(16).unwrap();
+    let graph = stream.capture(|| {
+        call(rank, region, &stream)?;
+        kept.fill(&stream, 3)?;
+        let kind = |error: Error| error.kind();
+        assert_eq!(stream.synchronize().map_err(kind), Err(ErrorKind::Capturing));
+        assert_eq!(call(rank, region, &other).map_err(kind), Err(ErrorKind::Capturing));
+        call(rank, region, &stream)
+    });
+    let graph = graph.unwrap();
+    assert_eq!(graph.calls(), 2);
+    graph.launch(&stream).unwrap();
+    call(rank, region, &other).unwrap();
+    graph.launch(&other).unwrap();
+    graph.launch(&adopted).unwrap();
+    call(rank, region, &adopted).unwrap();
+    let given_up = stream.capture(|| {
+        call(rank, region, &stream)?;
+        Err(Error::Task { message: "given up".into() })
+    });
+    assert_eq!(given_up.unwrap_err().kind(), ErrorKind::Task);
+    let nothing = adopted.capture(|| Ok(())).unwrap();
+    nothing.launch(&stream).unwrap();
+    assert_eq!(kept.read_bytes(&other).unwrap(), [3; 16]);
+    for stream in [&stream, &other, &adopted] {
+        stream.synchronize().unwrap();
+    }
+    (graph, stream)
+}
+
+fn run() {
+    let mut ranks = Communicator::builder().backend(Backend::Cuda).ranks(2).build().unwrap();
+    let mut graphs = Vec::new();
+    for _ in 0..2 {
+        for rank in &mut ranks {
+            let region = rank.region(400).unwrap();
+            graphs.push(nine_calls(rank, &region));
+        }
+    }
+    assert_eq!(graphs[0].0.launch(&graphs[1].1).unwrap_err().kind(), ErrorKind::WrongDevice);
+    drop(ranks.pop());
+    // Two more calls than the dropped rank has made.
+    let error = graphs[0].0.launch(&graphs[0].1).unwrap_err();
+    assert_eq!(error, Error::PeerGone { rank: 0, peer: 1, calls: CALLS + 2, completed: CALLS });
+    for (graph, stream) in &graphs {
+        assert_eq!(graph.launch(stream).unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
