@@ -30,12 +30,14 @@ struct End {
 }
 
 impl End {
-    /// `sizes_left` sizes, this one included, share what is left since `start`.
-    fn of(pace: Pace, start: Instant, sizes_left: usize) -> Self {
+    /// `sizes_left` sizes, this one included, share what is left since `start`; of `settings` settings two have their
+    /// turns again behind the end.
+    fn of(pace: Pace, start: Instant, sizes_left: usize, settings: usize) -> Self {
         match pace {
             Pace::Turns(turns) => Self { turns, at: None },
             Pace::Time(time) => {
                 let share = time.saturating_sub(start.elapsed()) / sizes_left.max(1) as u32;
+                let share = share.mul_f64(settings as f64 / (settings + 2) as f64);
                 Self { turns: u32::MAX, at: Some(Instant::now() + share) }
             }
         }
@@ -101,7 +103,7 @@ impl Course {
         sizes_left: usize,
         progress: &mut Progress,
     ) -> anyhow::Result<Outcome> {
-        let end = End::of(self.pace, self.start, sizes_left);
+        let end = End::of(self.pace, self.start, sizes_left, self.settings.len());
         let bytes = (count * self.operands.dtype().bytes()) as u64;
         let mut trials = self.begin(count, bytes, progress)?;
         let (mut copies, mut copied) = (Vec::new(), vec![0; if self.copies { bytes as usize } else { 0 }]);
@@ -295,13 +297,14 @@ mod tests {
     #[test]
     fn time_is_shared_by_the_sizes_and_one_turn_is_taken_without_any() {
         let start = Instant::now() - Duration::from_secs(10);
-        let end = End::of(Pace::Time(Duration::from_secs(30)), start, 4);
+        let end = End::of(Pace::Time(Duration::from_secs(30)), start, 4, 8);
         let share = end.at.unwrap() - Instant::now();
-        assert!(share <= Duration::from_secs(5) && share > Duration::from_secs(4), "{share:?}");
+        // 20 seconds are left, 5 of them for this size, 4 of those for the turns of all 8 settings.
+        assert!((3.5..=4.0).contains(&share.as_secs_f64()), "{share:?}");
         assert!(!end.reached(1000));
-        let late = End::of(Pace::Time(Duration::from_secs(5)), start, 4);
+        let late = End::of(Pace::Time(Duration::from_secs(5)), start, 4, 8);
         assert!(!late.reached(0) && late.reached(1));
-        let turns = End::of(Pace::Turns(2), start, 4);
+        let turns = End::of(Pace::Turns(2), start, 4, 8);
         assert!(!turns.reached(1) && turns.reached(2));
         let outcome = course(&[], Pace::Time(Duration::from_nanos(1))).run(64, 1, &mut Progress::new(9));
         assert_eq!(outcome.unwrap().automatic().times_us.len(), 1);
