@@ -11,6 +11,7 @@ use crate::explain::Explain;
 use crate::mode::Mode;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
+use crate::sweep::Sweep;
 
 /// Collectives for the GPUs of one NVLink node, and for host threads as ranks
 #[derive(Debug, Parser)]
@@ -30,6 +31,7 @@ pub enum Command {
     Explain(Explain),
     Info(Info),
     Simulate(Box<Simulate>),
+    Sweep(Box<Sweep>),
 }
 
 /// Shows devices, links, settings, and what would be used
@@ -326,19 +328,19 @@ pub enum Format {
     Json,
 }
 
-fn backend(text: &str) -> Result<Backend, String> {
+pub fn backend(text: &str) -> Result<Backend, String> {
     text.parse().map_err(|_| "known are auto, host, cuda".into())
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     myelon_lanes::parse_bytes(text).map_err(|error| error.to_string())
 }
 
-fn slot_bytes(text: &str) -> Result<u32, String> {
+pub fn slot_bytes(text: &str) -> Result<u32, String> {
     u32::try_from(bytes(text)?).map_err(|_| format!("`{text}` is 4 GiB or more"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
     let deadline = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
     if deadline.is_zero() { Err("a deadline of 0 seconds cannot be met".into()) } else { Ok(deadline) }
@@ -363,7 +365,7 @@ pub fn data_types(text: &str) -> Result<Choice<DataType>, String> {
     choice(text, &DataType::ALL, |dtype| dtype.name())
 }
 
-fn operations(text: &str) -> Result<Choice<ReduceOp>, String> {
+pub fn operations(text: &str) -> Result<Choice<ReduceOp>, String> {
     choice(text, &ReduceOp::ALL, |op| op.name())
 }
 

@@ -1,81 +1,9 @@
-//! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, explains their plans, and
-//! simulates them.
+//! The `myelon` command; all of it is in the library of this package.
 
 #![forbid(unsafe_code)]
 
-mod all_reduce;
-mod args;
-mod check;
-mod explain;
-mod failure;
-mod info;
-mod measure;
-mod mode;
-mod plot;
-mod progress;
-mod rank;
-mod record;
-mod simulate;
-mod sizes;
-mod table;
-mod values;
-
-use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
-use tracing_subscriber::EnvFilter;
-
-use args::{Cli, Command};
-use failure::Failure;
-
 fn main() -> ExitCode {
-    match parse().and_then(|cli| log().and_then(|()| run(&cli.command))) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {}", failure.message(command()));
-            ExitCode::from(failure.exit_code())
-        }
-    }
-}
-
-/// The arguments; where they ask for help or the version, or there are none, clap answers and ends.
-fn parse() -> Result<Cli, Failure> {
-    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
-    Cli::try_parse().map_err(|error| match error.kind() {
-        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => error.into(),
-    })
-}
-
-/// The command whose help a hint names.
-fn command() -> &'static str {
-    match std::env::args_os().nth(1) {
-        Some(name) if name == "simulate" => "simulate",
-        Some(name) if name == "explain" => "explain",
-        _ => "all-reduce",
-    }
-}
-
-/// Runs the command; `true` where nothing was wrong.
-fn run(command: &Command) -> Result<bool, Failure> {
-    match command {
-        Command::AllReduce(args) => all_reduce::run(args),
-        Command::Explain(args) => explain::run(args).map(|()| true),
-        Command::Info(_) => info::run().map(|()| true),
-        Command::Simulate(args) => simulate::run(args),
-    }
-}
-
-/// Logs to standard error what `MYELON_LOG` asks for: a level, or levels by crate; nothing by default.
-fn log() -> Result<(), Failure> {
-    let Ok(filter) = std::env::var("MYELON_LOG") else { return Ok(()) };
-    let filter = EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::Usage(format!("setting MYELON_LOG: needed a level such as info, saw \"{filter}\": {error}"))
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    Ok(())
+    myelon_cli::command_line(std::env::args_os())
 }

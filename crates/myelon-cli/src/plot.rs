@@ -30,12 +30,12 @@ pub const SERIES_MAX: usize = COLOURS.len();
 
 const SIZE: (u32, u32) = (1200, 560);
 const FONT: &str = "sans-serif";
-const GRID: RGBColor = RGBColor(205, 205, 205);
+pub const GRID: RGBColor = RGBColor(205, 205, 205);
 const FAINT: RGBColor = RGBColor(238, 238, 238);
-const INK: RGBColor = RGBColor(70, 70, 70);
+pub const INK: RGBColor = RGBColor(70, 70, 70);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn Error + Send + Sync>>;
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub type Drawn = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// The measurements of one type, operation and placement; sizes grow.
 struct Series {
@@ -58,7 +58,8 @@ pub fn try_path(path: &Path) -> Result<(), String> {
     tried.map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> String {
+/// The sentence for a picture that cannot be written.
+pub fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("cannot write {}: {error}", path.display())
 }
 
@@ -201,7 +202,8 @@ fn legend(area: &Area<'_>, series: &[Series]) -> Drawn {
     Ok(())
 }
 
-fn text(size: i32) -> TextStyle<'static> {
+/// The letters of every picture.
+pub fn text(size: i32) -> TextStyle<'static> {
     (FONT, size).into_font().color(&INK)
 }
 
@@ -277,13 +279,15 @@ fn plain(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-fn size(bytes: f64) -> String {
+/// A size with its unit: `64 KiB`.
+pub fn size(bytes: f64) -> String {
     let text = format_bytes(bytes.round() as u64);
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     format!("{} {}", &text[..digits], &text[digits..])
 }
 
-fn duration(us: f64) -> String {
+/// A time with its unit and one figure or so: `200 µs`.
+pub fn duration(us: f64) -> String {
     let (value, unit) = match us {
         999_999.0.. => (us / 1e6, "s"),
         999.0.. => (us / 1e3, "ms"),

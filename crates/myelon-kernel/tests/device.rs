@@ -94,8 +94,8 @@ fn events_order_streams_and_tell_time() {
 fn graphs_do_what_was_captured() {
     for gpu in gpus() {
         let stream = std::sync::Arc::new(DeviceStream::new(&gpu).unwrap());
-        let memory = Operand::shared(SharedMemory::allocate(&gpu, 64 << 20).unwrap());
-        let kept = Operand::shared(SharedMemory::allocate(&gpu, 1).unwrap());
+        let memory = Operand::shared(SharedMemory::allocate(&gpu, 64 << 20, &[]).unwrap());
+        let kept = Operand::shared(SharedMemory::allocate(&gpu, 1, &[]).unwrap());
         memory.fill(&stream, 1).unwrap();
         let capture = Capture::begin(&stream).unwrap();
         assert_eq!(stream.is_captured(), Ok(true));

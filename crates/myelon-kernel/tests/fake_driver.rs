@@ -309,7 +309,10 @@ fn a_page_that_cannot_be_mapped_is_freed() {
 
 /// Memory of `gpu`, the stream to fill it on, and what lies in it.
 fn operand(gpu: &Device, bytes: usize) -> (Operand, std::sync::Arc<DeviceStream>) {
-    (Operand::shared(SharedMemory::allocate(gpu, bytes).unwrap()), DeviceStream::new(gpu).unwrap().into())
+    (
+        Operand::shared(SharedMemory::allocate(gpu, bytes, &[]).unwrap()),
+        DeviceStream::new(gpu).unwrap().into(),
+    )
 }
 
 fn content(operand: &Operand, stream: &DeviceStream) -> Vec<u8> {
@@ -356,7 +359,7 @@ fn a_capture_forbids_what_would_break_it() {
     scenario("a_capture_forbids_what_would_break_it", &[], || {
         let gpu = Device::open(0).unwrap();
         let (memory, stream) = operand(&gpu, 4);
-        let (unused, used) = (SharedMemory::allocate(&gpu, 4).unwrap(), operand(&gpu, 4));
+        let (unused, used) = (SharedMemory::allocate(&gpu, 4, &[]).unwrap(), operand(&gpu, 4));
         used.0.fill(&used.1, 1).unwrap();
         let graph = Capture::begin(&stream).unwrap().end().unwrap();
         let capture = Capture::begin(&stream).unwrap();
@@ -371,7 +374,7 @@ fn a_capture_forbids_what_would_break_it() {
         captured(memory.write(&stream, &[0; 4]));
         captured(stream.host_task(Box::new(|| panic!("it ran"))));
         captured(graph.launch(&stream).map(drop));
-        captured(SharedMemory::allocate(&gpu, 4).map(drop));
+        captured(SharedMemory::allocate(&gpu, 4, &[]).map(drop));
         captured(StreamUse::Ours(stream.clone()).ended().map(drop));
         assert!(!StreamUse::Ours(used.1.clone()).is_done(), "that could not be asked");
         // What is dropped meanwhile is freed later.
@@ -380,7 +383,7 @@ fn a_capture_forbids_what_would_break_it() {
         stream.synchronize().unwrap();
         assert_eq!(content(&memory, &stream), [0; 4]);
         // Another allocation frees it.
-        SharedMemory::allocate(&gpu, 4).unwrap();
+        SharedMemory::allocate(&gpu, 4, &[]).unwrap();
 
         // A capture that was begun by other means is seen where memory would have to be kept.
         let begun_by_others = {
@@ -409,11 +412,11 @@ fn a_graph_outlives_the_streams_that_run_it() {
         drop(graph);
         // SAFETY: this process has one thread that reads the environment.
         unsafe { std::env::set_var("FAKE_FAIL", "cuEventQuery:600") };
-        SharedMemory::allocate(&gpu, 4).unwrap();
+        SharedMemory::allocate(&gpu, 4, &[]).unwrap();
         assert!(gpu.locate(address).unwrap().is_some(), "the memory went while the graph ran");
         // SAFETY: as above.
         unsafe { std::env::set_var("FAKE_FAIL", "") };
-        SharedMemory::allocate(&gpu, 4).unwrap();
+        SharedMemory::allocate(&gpu, 4, &[]).unwrap();
         assert!(gpu.locate(address).unwrap().is_none(), "the memory stayed");
         drop(memory);
     });
