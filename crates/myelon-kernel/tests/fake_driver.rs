@@ -325,7 +325,7 @@ fn a_capture_records_and_a_launch_does_it_again() {
     scenario("a_capture_records_and_a_launch_does_it_again", &[], || {
         let gpu = Device::open(0).unwrap();
         let kernels = Kernels::load(&gpu, ImageChoice::Nvrtc).unwrap();
-        let kernel = kernels.all_reduce_ring("bf16", "sum").unwrap();
+        let kernel = kernels.all_reduce(Algorithm::Ring, "bf16", "sum").unwrap();
         let (memory, stream) = operand(&gpu, 4);
         let page = FaultPage::new(&gpu).unwrap();
         memory.fill(&stream, 1).unwrap();
