@@ -333,8 +333,15 @@ fn a_capture_records_and_a_launch_does_it_again() {
         (args.fault, args.rank) = (page.address(), 5);
         let capture = Capture::begin(&stream).unwrap();
         // SAFETY: the fake touches only the fault page, which outlives the graph.
-        unsafe { kernel.launch(&stream, LaunchShape { blocks: 7, threads: 32, shared_bytes: 0 }, &args) }
-            .unwrap();
+        unsafe {
+            kernel.launch(
+                &stream,
+                LaunchShape { blocks: 7, threads: 32, shared_bytes: 0 },
+                Launching::Together,
+                &args,
+            )
+        }
+        .unwrap();
         memory.part(1, 2).unwrap().fill(&stream, 9).unwrap();
         let graph = capture.end().unwrap();
         assert_eq!((page.read(), content(&memory, &stream)), (None, vec![1; 4]), "it was done at once");
