@@ -190,7 +190,7 @@ result cuModuleLoadDataEx(void** m, void const* image, unsigned n, int* options,
 result cuModuleUnload(void* m) { CURRENT; NEED((long)m == MODULE && modules > 0); modules--; return 0; }
 result cuModuleGetFunction(void** f, void* m, char const* name) {
     CURRENT; CALL(cuModuleGetFunction);
-    NEED((long)m == MODULE && strncmp(name, "all_reduce_ring_", 16) == 0);
+    NEED((long)m == MODULE && strncmp(name, "all_reduce_", 11) == 0);
     *f = (void*)(long)FUNCTION;
     return 0;
 }
@@ -206,12 +206,13 @@ result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads,
 }
 
 // The kernel's parameter as far as the fake looks: the address of the fault, the rank.
-struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[6]; uint32_t rank, ranks; };
-struct attribute { int id; char pad[4]; union { char pad[64]; int cooperative; } value; };
+struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[8]; uint32_t rank, ranks; };
+struct attribute { int id; char pad[4]; union { char pad[64]; int yes; } value; };
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
     CURRENT; CALL(cuLaunchKernelEx);
-    NEED(sizeof(struct attribute) == 72 && c->count == 1 && c->attributes->id == 2 && c->attributes->value.cooperative == 1);
+    NEED(sizeof(struct attribute) == 72 && c->count == 1 && c->attributes->value.yes == 1);
+    NEED(c->attributes->id == 2 || c->attributes->id == 6);  // cooperative, programmatic
     NEED((long)f == FUNCTION && !extra && c->grid[1] == 1 && c->grid[2] == 1 && c->block[1] == 1 && c->block[2] == 1);
     NEED((long)c->stream == stack[depth - 1] && (int)c->shared <= shared_allowed);
     struct arguments const* args = parameters[0];
