@@ -5,7 +5,7 @@
 // Ranks tell each other in a lane that they have begun, and where their buffers are; a lane's threads sum the
 // lane's share of the rank's own piece; then the lane tells that it has ended. Nothing is staged.
 //
-// ORDERING  direct/start  the end of earlier work, then a header    a header, then fence.acq_rel.sys and the barrier
+// ORDERING  direct/start  the end of earlier work, then a header    a header with ld.acquire.sys, then the barrier
 //           direct/end    the barrier, fence.acq_rel.sys, a header  a header, then the end of the launch
 // In place is safe: one thread reads an element of all ranks before it writes it to any, and nobody else reads it.
 //
@@ -41,6 +41,10 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 r
     vec8 told[3];
     auto const at = [&](u32 header) { return arrival(args, turn, rank, header_packet(turn.lane, static_cast<Header>(header))); };
     if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
+    // ORDER direct/start: the acquire pairs with the end of the peer's earlier work, a fence in front of its header;
+    // start's barrier passes it on. Without it an input could be read as it was before. Not a fence: that would wait
+    // until this rank's own headers have arrived.
+    if (!weakened(Mutant::start_acquire)) (void)ld_acquire_sys(&at(0)->word[0]);
     *input = word_of(told[1]);
     *output = word_of(told[2]);
     return is_call_of(args, turn, rank, word_of(told[0]));
@@ -63,9 +67,6 @@ MYELON_DEVICE bool start(AllReduceArgs const& args, Turn const& turn, bool well)
             write_shared(&buffers().well, all_well ? u64(1) : u64(0));
             write_shared(&buffers().whole, all_whole ? u64(1) : u64(0));
         }
-        // ORDER direct/start: the fence acquires what each peer's earlier work wrote, and the barrier passes it on.
-        // Without it an input could be read as it was before.
-        if (!weakened(Mutant::start_acquire)) fence_acq_rel_sys();
     }
     barrier_sync(0);
     return read_shared(buffers().well) != 0;
@@ -121,29 +122,39 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
     }
 }
 
-template <typename E, typename Op, u32 most>
-MYELON_DEVICE void sum_all(AllReduceArgs const& args, Turn const& turn) {
+// The lane's share of this rank's piece.
+MYELON_DEVICE Span share_of(AllReduceArgs const& args, u32 lane) {
     Span const piece = split((args.bytes + vector_bytes - 1) / vector_bytes, args.ranks, args.rank);
-    Span share = split(piece.count, args.lanes, turn.lane);
+    Span share = split(piece.count, args.lanes, lane);
     share.start += piece.start;
+    return share;
+}
+
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE void sum_all(AllReduceArgs const& args, Span const& share) {
     // The last vector of a payload may be a part of one.
     bool const whole = read_shared(buffers().whole) != 0 && (share.start + share.count) * vector_bytes <= args.bytes;
-    if (whole) sum_share<E, Op, most, 8 / most, true>(args, share);
+    // As many loads in flight as the registers hold: bytes have sixteen accumulators.
+    constexpr u32 loads = sizeof(typename E::Unit) == 1 ? 8 : 16;
+    if (whole) sum_share<E, Op, most, loads / most, true>(args, share);
     else sum_share<E, Op, most, 1, false>(args, share);
 }
 
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
-    Turn turn;
-    bool well = begin_turn(args, &turn);
+    // The divisions are done while the start is under way.
+    Span const share = share_of(args, block_index());
+    Turn const turn = read_turn(args);
+    bool const well = may_begin(args, turn);
     if (thread_index() < warp_threads && well) {
+        if (turn.lane == 0 && thread_index() == 0) say_call(args);
         scrub(args, turn, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     }
     // A thread that finds that the call is over must not leave the others at a barrier.
     bool const started = start(args, turn, well);
-    if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, turn);
-    else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, turn);
-    else if (started) sum_all<E, Op, 8>(args, turn);
+    if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, share);
+    else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, share);
+    else if (started) sum_all<E, Op, 8>(args, share);
     end_turn(args, turn, started && end(args, turn));
 }
 

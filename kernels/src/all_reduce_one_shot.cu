@@ -20,6 +20,7 @@ MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
     using Unit = typename E::Unit;
     u32 const packets = packets_of(args);
     if (thread_index() < warp_threads) {
+        if (!may_begin(args, turn)) return false;
         scrub(args, turn, [&](u64 number) {
             bool const is_payload = number >= payload_packet(args, 0);
             return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
@@ -28,11 +29,14 @@ MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
     }
     Payload<Unit, vec8> const input(args.input, args.bytes), output(args.output, args.bytes);
     Share const share = share_of(args, turn);
+    // Under way together with what may_begin looks at.
+    vec8 const first = share.first < packets ? input.load(share.first) : vec8{};
+    if (!may_begin(args, turn)) return false;
     for (u32 i = share.first; i < packets; i += share.step) {
-        send_to_peers<most>(args, turn, payload_packet(args, i), input.load(i));
+        send_to_peers<most>(args, turn, payload_packet(args, i), i == share.first ? first : input.load(i));
     }
     for (u32 i = share.first; i < packets; i += share.step) {
-        vec8 const own = input.load(i);
+        vec8 const own = i == share.first ? first : input.load(i);
         vec8 of_rank[most];
 #pragma unroll
         for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own;
@@ -45,11 +49,11 @@ MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
 
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
-    Turn turn;
-    bool well = begin_turn(args, &turn);
-    if (well && args.ranks <= 2) well = serve<E, Op, 2>(args, turn);
-    else if (well && args.ranks <= 4) well = serve<E, Op, 4>(args, turn);
-    else if (well) well = serve<E, Op, 8>(args, turn);
+    Turn const turn = read_turn(args);
+    bool well;
+    if (args.ranks <= 2) well = serve<E, Op, 2>(args, turn);
+    else if (args.ranks <= 4) well = serve<E, Op, 4>(args, turn);
+    else well = serve<E, Op, 8>(args, turn);
     end_turn(args, turn, well);
 }
 

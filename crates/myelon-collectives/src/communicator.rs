@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
-use myelon_lanes::{Choice, Plan, Request, Tuning};
+use myelon_lanes::{Choice, Plan, Request, Tuning, Why};
 
 use crate::backend::{Backend, Call, Place, RankBackend};
 use crate::builder::Builder;
@@ -65,7 +65,13 @@ pub struct Communicator {
     tuning: Tuning,
     stream: Stream,
     last_launch: Option<Launch>,
+    /// What earlier calls were planned to be, by bytes of the payload and of an element: a call of the same size
+    /// again is not planned again.
+    choices: Vec<(u64, u32, Choice)>,
 }
+
+/// So many sizes are remembered.
+const CHOICES_MAX: usize = 64;
 
 /// What a call launched.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +87,7 @@ pub struct Launch {
     /// The plan that was carried out.
     pub plan: Plan,
     /// Why this plan.
-    pub why: String,
+    pub why: Why,
     /// Bytes of the payload.
     pub bytes: u64,
     /// Number of ranks.
@@ -102,7 +108,7 @@ impl Communicator {
         reason: String,
     ) -> Result<Self, Error> {
         let stream = Stream { queue: backend.new_stream()? };
-        Ok(Self { rank, ranks, backend, reason, tuning, stream, last_launch: None })
+        Ok(Self { rank, ranks, backend, reason, tuning, stream, last_launch: None, choices: Vec::new() })
     }
 
     /// This rank's place, from 0.
@@ -275,7 +281,7 @@ impl Communicator {
         place.check("output", output.place())?;
         let count = check_regions(input, output, dtype, op)?;
 
-        let choice = self.explain(dtype, count)?;
+        let choice = self.choose(dtype, count)?;
         let word = CallWord::all_reduce(dtype, op, count, choice.plan.word().into())?;
         let launch = self.backend.all_reduce(&Call { word, dtype, op, choice }, input, output, stream)?;
         tracing::debug!(
@@ -286,7 +292,7 @@ impl Communicator {
             %dtype,
             %op,
             plan = %launch.plan,
-            why = launch.why,
+            why = launch.why.to_string(),
             kernel = launch.kernel,
             grid = launch.grid,
             block = launch.block,
@@ -295,6 +301,20 @@ impl Communicator {
         );
         self.last_launch = Some(launch);
         Ok(())
+    }
+
+    fn choose(&mut self, dtype: DataType, count: u64) -> Result<Choice, Error> {
+        let element_bytes = dtype.bytes() as u32;
+        let size = (count * u64::from(element_bytes), element_bytes);
+        if let Some((_, _, choice)) = self.choices.iter().find(|known| (known.0, known.1) == size) {
+            return Ok(choice.clone());
+        }
+        let choice = self.explain(dtype, count)?;
+        if self.choices.len() == CHOICES_MAX {
+            self.choices.clear();
+        }
+        self.choices.push((size.0, size.1, choice.clone()));
+        Ok(choice)
     }
 
     /// What a call of `count` elements of `dtype` would launch, why, and what else was possible.

@@ -171,7 +171,7 @@ fn a_forced_choice_is_honoured_and_told() {
     assert_unharmed(&mut ranks);
     let launch = ranks[1].last_launch().unwrap();
     assert_eq!((launch.plan.lanes, launch.plan.slots, launch.plan.piece_bytes), (3, 8, 256));
-    assert!(launch.why.contains("forced"), "{}", launch.why);
+    assert!(launch.why.to_string().contains("forced"), "{}", launch.why);
     assert_eq!((&launch.kernel[..], launch.grid, launch.block), ("host_ring_f32_sum", 1, 1));
 }
 

@@ -66,21 +66,24 @@ MYELON_DEVICE bool has_come(pair64 const& packet, u64 epoch) {
 
 // A call's place in a lane.
 struct Turn {
-    u64 epoch;
+    u64 epoch, abort;
     u32 lane;
 };
 
-// Begins a call; false where this rank, or a peer, has given up before.
-MYELON_DEVICE bool begin_turn(AllReduceArgs const& args, Turn* turn) {
+// Behind all earlier work: what a call has to know. Nothing is looked at yet, so that the caller can have its own
+// loads under way at the same time.
+MYELON_DEVICE Turn read_turn(AllReduceArgs const& args) {
     after_earlier_work();
-    *turn = {0, block_index()};
-    if (block_index() == 0 && thread_index() == 0) say_call(args);
-    // Both loads are under way before either is looked at.
+    u32 const lane = block_index();
     u64 const abort = ld_relaxed_sys(abort_word(args, args.rank));
-    turn->epoch = ld_weak(epoch_word(args, turn->lane));
-    if (abort == 0 || weakened(Mutant::abort_ignored)) return true;
-    note_gave_up(turn->lane, turn->epoch);
-    give_up(args, WaitingFor::packet, args.rank, turn->lane, {FaultCode::aborted, turn->epoch, turn->epoch, 0}, 0);
+    return {ld_weak(epoch_word(args, lane)), abort, lane};
+}
+
+// Whether the call may begin: not where this rank, or a peer, has given up before.
+MYELON_DEVICE bool may_begin(AllReduceArgs const& args, Turn const& turn) {
+    if (turn.abort == 0 || weakened(Mutant::abort_ignored)) return true;
+    note_gave_up(turn.lane, turn.epoch);
+    give_up(args, WaitingFor::packet, args.rank, turn.lane, {FaultCode::aborted, turn.epoch, turn.epoch, 0}, 0);
     return false;
 }
 
@@ -212,6 +215,7 @@ MYELON_DEVICE bool is_one_call(AllReduceArgs const& args, Turn const& turn, vec8
 template <u32 most>
 MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn) {
     if (thread_index() != 0) return true;
+    if (turn.lane == 0) say_call(args);
     u64 const number = header_packet(turn.lane, Header::call);
     send_to_peers<most>(args, turn, number, halves_of(args.call));
     if (weakened(Mutant::packet_header)) return true;

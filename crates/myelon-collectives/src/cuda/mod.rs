@@ -257,7 +257,7 @@ impl RankBackend for CudaRank {
             block: launched.shape.threads,
             shared_bytes: launched.shape.shared_bytes,
             plan,
-            why: call.choice.why.to_string(),
+            why: call.choice.why.clone(),
             bytes: input.bytes() as u64,
             ranks: plan.ranks as usize,
         })

@@ -150,7 +150,7 @@ impl RankBackend for HostRank {
             block: 1,
             shared_bytes: 0,
             plan,
-            why: call.choice.why.to_string(),
+            why: call.choice.why.clone(),
             bytes,
             ranks: plan.ranks as usize,
         })
