@@ -65,6 +65,8 @@ inline void st_relaxed_sys(pair64* words, pair64 const& value) {
     for (u32 i = 0; i < 2; ++i) st_relaxed_sys(&words->word[i], value.word[i]);
 }
 inline void after_earlier_work() {}
+template <typename T>
+inline void settled(T&) {}
 inline u64 exchange_relaxed_sys(u64* word, u64 value) { return myelon_model_exchange(word, value); }
 inline void fence_acq_rel_sys() { myelon_model_fence(); }
 

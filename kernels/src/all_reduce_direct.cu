@@ -37,9 +37,11 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 r
     tell(Header::call, args.call);
     tell(Header::input, args.input);
     tell(Header::output, args.output);
+    if (turn.lane == 0 && peer_at(args, 0) == rank) say_call(args);
+    scrub(args, turn, rank, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     if (weakened(Mutant::start_early)) return true;
     vec8 told[3];
-    auto const at = [&](u32 header) { return arrival(args, turn, rank, header_packet(turn.lane, static_cast<Header>(header))); };
+    auto const at = [&](u32 header) { return packet_at(args, args.rank, rank, turn.epoch, header_packet(turn.lane, static_cast<Header>(header))); };
     if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
     // ORDER direct/start: the acquire pairs with the end of the peer's earlier work, a fence in front of its header;
     // start's barrier passes it on. Without it an input could be read as it was before. Not a fence: that would wait
@@ -85,7 +87,7 @@ MYELON_DEVICE bool end(AllReduceArgs const& args, Turn const& turn) {
     if (weakened(Mutant::end_unwaited)) return true;
     vec8 told[1];
     // ORDER direct/end: what the peer wrote is seen behind this launch, whose end is a fence.
-    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return arrival(args, turn, rank, number); }, told);
+    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return packet_at(args, args.rank, rank, turn.epoch, number); }, told);
 }
 
 // Sums the lane's share of this rank's piece; `depth` vectors a thread and `most` ranks are in flight at once.
@@ -146,10 +148,6 @@ MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     Span const share = share_of(args, block_index());
     Turn const turn = read_turn(args);
     bool const well = may_begin(args, turn);
-    if (thread_index() < warp_threads && well) {
-        if (turn.lane == 0 && thread_index() == 0) say_call(args);
-        scrub(args, turn, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
-    }
     // A thread that finds that the call is over must not leave the others at a barrier.
     bool const started = start(args, turn, well);
     if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, share);

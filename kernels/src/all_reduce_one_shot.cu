@@ -15,46 +15,54 @@
 namespace myelon {
 namespace one_shot {
 
+// The first warp's part.
+MYELON_DEVICE void speak(AllReduceArgs const& args) {
+    u32 const packets = packets_of(args);
+    Turn const turn = read_turn(args);
+    auto const is_used = [&](u64 number) {
+        bool const is_payload = number >= payload_packet(args, 0);
+        return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
+    };
+    end_turn(args, turn, may_begin(args, turn) && meet(args, turn, is_used));
+}
+
 template <typename E, typename Op, u32 most>
-MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
+MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<most> const& routes, Share const& share, Turn const& turn) {
     using Unit = typename E::Unit;
     u32 const packets = packets_of(args);
-    if (thread_index() < warp_threads) {
-        if (!may_begin(args, turn)) return false;
-        scrub(args, turn, [&](u64 number) {
-            bool const is_payload = number >= payload_packet(args, 0);
-            return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
-        });
-        return meet<most>(args, turn);
-    }
     Payload<Unit, vec8> const input(args.input, args.bytes), output(args.output, args.bytes);
-    Share const share = share_of(args, turn);
     // Under way together with what may_begin looks at.
     vec8 const first = share.first < packets ? input.load(share.first) : vec8{};
     if (!may_begin(args, turn)) return false;
     for (u32 i = share.first; i < packets; i += share.step) {
-        send_to_peers<most>(args, turn, payload_packet(args, i), i == share.first ? first : input.load(i));
+        send_to_peers(routes, turn, payload_packet(args, i), i == share.first ? first : input.load(i));
     }
     for (u32 i = share.first; i < packets; i += share.step) {
         vec8 const own = i == share.first ? first : input.load(i);
         vec8 of_rank[most];
 #pragma unroll
         for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own;
-        auto const at = [&](u32 rank) { return arrival(args, turn, rank, payload_packet(args, i)); };
+        auto const at = [&](u32 rank) { return arrival(routes, turn, rank, payload_packet(args, i)); };
         if (!receive<most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
         output.store(i, join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args)));
     }
     return true;
 }
 
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE void serve(AllReduceArgs const& args) {
+    Share const share = share_of(args);
+    Routes<most> const routes = routes_of<most>(args);
+    Turn const turn = read_turn(args);
+    end_turn(args, turn, move<E, Op, most>(args, routes, share, turn));
+}
+
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
-    Turn const turn = read_turn(args);
-    bool well;
-    if (args.ranks <= 2) well = serve<E, Op, 2>(args, turn);
-    else if (args.ranks <= 4) well = serve<E, Op, 4>(args, turn);
-    else well = serve<E, Op, 8>(args, turn);
-    end_turn(args, turn, well);
+    if (thread_index() < warp_threads) speak(args);
+    else if (args.ranks <= 2) serve<E, Op, 2>(args);
+    else if (args.ranks <= 4) serve<E, Op, 4>(args);
+    else serve<E, Op, 8>(args);
 }
 
 }  // namespace one_shot

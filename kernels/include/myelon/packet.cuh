@@ -98,13 +98,13 @@ MYELON_DEVICE void end_turn(AllReduceArgs const& args, Turn const& turn, bool we
     }
 }
 
-// P4: writes this epoch into one packet of each peer that nobody sends in this call, another one each time.
+// P4: writes this epoch into one packet of those that `peer` does not send in this call, another one each time.
 template <typename IsUsed>
-MYELON_DEVICE void scrub(AllReduceArgs const& args, Turn const& turn, IsUsed is_used) {
-    if (turn.lane != 0 || thread_index() >= args.ranks - 1) return;
+MYELON_DEVICE void scrub(AllReduceArgs const& args, Turn const& turn, u32 peer, IsUsed is_used) {
+    if (turn.lane != 0) return;
     u64 const number = (turn.epoch / 2) % payload_packet(args, args.inbox_packets);
     if (is_used(number) && !weakened(Mutant::packet_scrub)) return;
-    send_packet(packet_at(args, args.rank, peer_at(args, thread_index()), turn.epoch, number), turn.epoch, vec8{});
+    send_packet(packet_at(args, args.rank, peer, turn.epoch, number), turn.epoch, vec8{});
 }
 
 // Whether packet `number` is the header `header` of a lane of this call.
@@ -177,20 +177,54 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
     }
 }
 
-// Sends a packet of the same number to every peer.
+// Where packet 0 of this rank's to each peer goes, in the order of peer_at, and where those of each rank arrive,
+// in epochs that are even; null for this rank and beyond the last one. Known before earlier work is complete.
 template <u32 most>
-MYELON_DEVICE void send_to_peers(AllReduceArgs const& args, Turn const& turn, u64 number, vec8 const& value) {
+struct Routes {
+    pair64* to[most - 1];
+    pair64 const* from[most];
+    u64 odd;  // packets from the even epochs' places to the odd ones'
+};
+
+template <u32 most>
+MYELON_DEVICE Routes<most> routes_of(AllReduceArgs const& args) {
+    Routes<most> routes;
 #pragma unroll
     for (u32 i = 0; i < most - 1; ++i) {
-        if (i >= args.ranks - 1) break;
-        send_packet(packet_at(args, peer_at(args, i), args.rank, turn.epoch, number), turn.epoch, value);
+        routes.to[i] = i < args.ranks - 1 ? packet_at(args, peer_at(args, i), args.rank, 0, 0) : nullptr;
+        settled(routes.to[i]);
+    }
+#pragma unroll
+    for (u32 rank = 0; rank < most; ++rank) {
+        bool const is_peer = rank < args.ranks && rank != args.rank;
+        routes.from[rank] = is_peer ? packet_at(args, args.rank, rank, 0, 0) : nullptr;
+        settled(routes.from[rank]);
+    }
+    routes.odd = packet_at(args, 0, 1, 1, 0) - packet_at(args, 0, 1, 0, 0);
+    settled(routes.odd);
+    return routes;
+}
+
+// The place of packet `number` behind a route's packet 0.
+template <u32 most>
+MYELON_DEVICE u64 on_route(Routes<most> const& routes, Turn const& turn, u64 number) {
+    return number + (turn.epoch % 2 != 0 ? routes.odd : 0);
+}
+
+// Sends a packet of the same number to every peer.
+template <u32 most>
+MYELON_DEVICE void send_to_peers(Routes<most> const& routes, Turn const& turn, u64 number, vec8 const& value) {
+    u64 const at = on_route(routes, turn, number);
+#pragma unroll
+    for (u32 i = 0; i < most - 1; ++i) {
+        if (routes.to[i] != nullptr) send_packet(routes.to[i] + at, turn.epoch, value);
     }
 }
 
-// Where the packet of `rank` of that number arrives; null for this rank and beyond the last one.
-MYELON_DEVICE pair64 const* arrival(AllReduceArgs const& args, Turn const& turn, u32 rank, u64 number) {
-    if (rank >= args.ranks || rank == args.rank) return nullptr;
-    return packet_at(args, args.rank, rank, turn.epoch, number);
+// Where the packet of that number arrives from `rank`.
+template <u32 most>
+MYELON_DEVICE pair64 const* arrival(Routes<most> const& routes, Turn const& turn, u32 rank, u64 number) {
+    return routes.from[rank] == nullptr ? nullptr : routes.from[rank] + on_route(routes, turn, number);
 }
 
 // Whether what a peer's header names is this call; else the ranks disagree.
@@ -201,36 +235,30 @@ MYELON_DEVICE bool is_call_of(AllReduceArgs const& args, Turn const& turn, u32 p
     return false;
 }
 
-template <u32 most>
-MYELON_DEVICE bool is_one_call(AllReduceArgs const& args, Turn const& turn, vec8 const (&of_rank)[most]) {
-    bool one = true;
-    for (u32 rank = 0; rank < most; ++rank) {
-        if (one && rank < args.ranks && rank != args.rank) one = is_call_of(args, turn, rank, word_of(of_rank[rank]));
-    }
-    return one;
-}
-
-// The part of a lane's first warp: the header goes to every peer, and that of every peer is looked at. The other
-// warps have nothing to do with it, so that nobody waits for two things in turn.
-template <u32 most>
-MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn) {
-    if (thread_index() != 0) return true;
-    if (turn.lane == 0) say_call(args);
+// The part of a lane's first warp, of which thread i meets peer i: its header goes there, and what the peer's header
+// names is looked at. The other warps have nothing to do with it, so that nobody waits for two things in turn.
+// What else there is to do is done while the header is under way.
+template <typename IsUsed>
+MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn, IsUsed is_used) {
+    if (thread_index() >= args.ranks - 1) return true;
+    u32 const peer = peer_at(args, thread_index());
     u64 const number = header_packet(turn.lane, Header::call);
-    send_to_peers<most>(args, turn, number, halves_of(args.call));
+    send_packet(packet_at(args, peer, args.rank, turn.epoch, number), turn.epoch, halves_of(args.call));
+    if (turn.lane == 0 && thread_index() == 0) say_call(args);
+    scrub(args, turn, peer, is_used);
     if (weakened(Mutant::packet_header)) return true;
-    vec8 of_rank[most];
-    auto const at = [&](u32 rank) { return arrival(args, turn, rank, number); };
-    return receive<most>(args, turn, any_peer, WaitingFor::packet, at, of_rank) && is_one_call<most>(args, turn, of_rank);
+    vec8 told[1];
+    auto const at = [&](u32) { return packet_at(args, args.rank, peer, turn.epoch, number); };
+    return receive<1>(args, turn, peer, WaitingFor::packet, at, told) && is_call_of(args, turn, peer, word_of(told[0]));
 }
 
 // What a thread behind the first warp moves: packets first, first + step, ...
 struct Share {
     u32 first, step;
 };
-MYELON_DEVICE Share share_of(AllReduceArgs const& args, Turn const& turn) {
+MYELON_DEVICE Share share_of(AllReduceArgs const& args) {
     u32 const movers = thread_count() - warp_threads;
-    return {turn.lane * movers + thread_index() - warp_threads, args.lanes * movers};
+    return {block_index() * movers + thread_index() - warp_threads, args.lanes * movers};
 }
 
 }  // namespace myelon

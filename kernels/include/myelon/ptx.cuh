@@ -100,6 +100,12 @@ MYELON_DEVICE void after_earlier_work() {
 #endif
 }
 
+template <typename T>
+MYELON_DEVICE void settled(T& value) {
+    static_assert(sizeof(T) == 8, "a register pair");
+    asm volatile("" : "+l"(value));
+}
+
 // Slots are read once, so they need no place in the first-level cache. The asm is volatile and clobbers
 // memory, so no load moves in front of the barrier behind the acquire.
 MYELON_DEVICE vec16 load_slot(vec16 const* from) {
