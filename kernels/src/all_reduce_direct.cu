@@ -27,21 +27,20 @@ static_assert(sizeof(Buffers) <= block_words_max * sizeof(u64), "the buffers fit
 MYELON_DEVICE Buffers& buffers() { return *reinterpret_cast<Buffers*>(block_words()); }
 
 // Thread `rank` of the first warp: tells that rank where this one's buffers are, and learns where that one's are.
-MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 rank, u64* input, u64* output) {
+// The route begins at the headers of the lane.
+MYELON_DEVICE bool start_with(AllReduceArgs const& args, Route const& route, Turn const& turn, u32 rank, u64* input, u64* output) {
     *input = args.input;
     *output = args.output;
     if (rank == args.rank) return true;
-    auto const tell = [&](Header header, u64 word) {
-        send_packet(packet_at(args, rank, args.rank, turn.epoch, header_packet(turn.lane, header)), turn.epoch, halves_of(word));
-    };
-    tell(Header::call, args.call);
-    tell(Header::input, args.input);
-    tell(Header::output, args.output);
+    auto const place = [&](Header header) { return on_route(route, turn, static_cast<u64>(header)); };
+    send_packet(route.to + place(Header::call), turn.epoch, halves_of(args.call));
+    send_packet(route.to + place(Header::input), turn.epoch, halves_of(args.input));
+    send_packet(route.to + place(Header::output), turn.epoch, halves_of(args.output));
     if (turn.lane == 0 && peer_at(args, 0) == rank) say_call(args);
     scrub(args, turn, rank, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     if (weakened(Mutant::start_early)) return true;
     vec8 told[3];
-    auto const at = [&](u32 header) { return packet_at(args, args.rank, rank, turn.epoch, header_packet(turn.lane, static_cast<Header>(header))); };
+    auto const at = [&](u32 header) { return route.from + place(static_cast<Header>(header)); };
     if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
     // ORDER direct/start: the acquire pairs with the end of the peer's earlier work, a fence in front of its header;
     // start's barrier passes it on. Without it an input could be read as it was before. Not a fence: that would wait
@@ -53,13 +52,13 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 r
 }
 
 // The block's threads learn where the buffers are; false for all of them where one gave up.
-MYELON_DEVICE bool start(AllReduceArgs const& args, Turn const& turn, bool well) {
+MYELON_DEVICE bool start(AllReduceArgs const& args, Route const& route, Turn const& turn, bool well) {
     u32 const rank = thread_index();
     if (rank < warp_threads) {
         bool whole = true;
         if (well && rank < args.ranks) {
             u64 input, output;
-            well = start_with(args, turn, rank, &input, &output);
+            well = start_with(args, route, turn, rank, &input, &output);
             whole = (input | output) % vector_bytes == 0;
             write_shared(&buffers().input[rank], input);
             write_shared(&buffers().output[rank], output);
@@ -75,29 +74,29 @@ MYELON_DEVICE bool start(AllReduceArgs const& args, Turn const& turn, bool well)
 }
 
 // Thread `rank` of the first warp: tells that rank that this lane has written, and waits for its word.
-MYELON_DEVICE bool end(AllReduceArgs const& args, Turn const& turn) {
+MYELON_DEVICE bool end(AllReduceArgs const& args, Route const& route, Turn const& turn) {
     if (!weakened(Mutant::end_early)) barrier_sync(1);
     u32 const rank = thread_index();
     if (rank >= args.ranks || rank == args.rank) return true;
     // ORDER direct/end: the fence releases what all threads of the block have written, which the barrier passed to
     // this one. Without it a peer's launch could end before the sums are there.
     if (!weakened(Mutant::end_fence)) fence_acq_rel_sys();
-    u64 const number = header_packet(turn.lane, Header::end);
-    send_packet(packet_at(args, rank, args.rank, turn.epoch, number), turn.epoch, halves_of(args.call));
+    u64 const at = on_route(route, turn, static_cast<u64>(Header::end));
+    send_packet(route.to + at, turn.epoch, halves_of(args.call));
     if (weakened(Mutant::end_unwaited)) return true;
     vec8 told[1];
     // ORDER direct/end: what the peer wrote is seen behind this launch, whose end is a fence.
-    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return packet_at(args, args.rank, rank, turn.epoch, number); }, told);
+    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return route.from + at; }, told);
 }
 
-// Sums the lane's share of this rank's piece; `depth` vectors a thread and `most` ranks are in flight at once.
+// Sums the lane's share of this rank's piece. `most` ranks times `depth` vectors a thread are loaded while as many
+// are summed and stored.
 template <typename E, typename Op, u32 most, u32 depth, bool whole>
 MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
     using Unit = typename E::Unit;
     Buffers const& of = read_shared(buffers());
-    u64 const end = share.start + share.count;
-    for (u64 base = share.start + thread_index(); base < end; base += static_cast<u64>(depth) * thread_count()) {
-        vec16 of_rank[depth][most];
+    u64 const end = share.start + share.count, step = static_cast<u64>(depth) * thread_count();
+    auto const load = [&](u64 base, vec16(&of_rank)[depth][most]) {
 #pragma unroll
         for (u32 d = 0; d < depth; ++d) {
             u64 const vector = base + static_cast<u64>(d) * thread_count();
@@ -109,6 +108,8 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
                 else of_rank[d][rank] = Payload<Unit>(of.input[rank], args.bytes).load(vector);
             }
         }
+    };
+    auto const store = [&](u64 base, vec16 const(&of_rank)[depth][most]) {
 #pragma unroll
         for (u32 d = 0; d < depth; ++d) {
             u64 const vector = base + static_cast<u64>(d) * thread_count();
@@ -120,6 +121,24 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
                 if constexpr (whole) store_slot(reinterpret_cast<vec16*>(of.output[rank]) + vector, joined);
                 else Payload<Unit>(of.output[rank], args.bytes).store(vector, joined);
             }
+        }
+    };
+    u64 base = share.start + thread_index();
+    vec16 even[depth][most];
+    if constexpr (sizeof(Unit) == 1) {
+        // Bytes have sixteen accumulators, which leave no registers for a second set.
+        for (; base < end; base += step) {
+            load(base, even);
+            store(base, even);
+        }
+    } else {
+        vec16 odd[depth][most];
+        load(base, even);
+        for (; base < end; base += 2 * step) {
+            load(base + step, odd);
+            store(base, even);
+            load(base + 2 * step, even);
+            store(base + step, odd);
         }
     }
 }
@@ -136,24 +155,25 @@ template <typename E, typename Op, u32 most>
 MYELON_DEVICE void sum_all(AllReduceArgs const& args, Span const& share) {
     // The last vector of a payload may be a part of one.
     bool const whole = read_shared(buffers().whole) != 0 && (share.start + share.count) * vector_bytes <= args.bytes;
-    // As many loads in flight as the registers hold: bytes have sixteen accumulators.
-    constexpr u32 loads = sizeof(typename E::Unit) == 1 ? 8 : 16;
-    if (whole) sum_share<E, Op, most, loads / most, true>(args, share);
+    if (whole) sum_share<E, Op, most, 8 / most, true>(args, share);
     else sum_share<E, Op, most, 1, false>(args, share);
 }
 
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
-    // The divisions are done while the start is under way.
-    Span const share = share_of(args, block_index());
+    // Divided before earlier work is waited for.
+    Span share = share_of(args, block_index());
+    settled(share.start);
+    settled(share.count);
+    Route const route = route_of(args, thread_index(), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
     bool const well = may_begin(args, turn);
     // A thread that finds that the call is over must not leave the others at a barrier.
-    bool const started = start(args, turn, well);
+    bool const started = start(args, route, turn, well);
     if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, share);
     else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, share);
     else if (started) sum_all<E, Op, 8>(args, share);
-    end_turn(args, turn, started && end(args, turn));
+    end_turn(args, turn, started && end(args, route, turn));
 }
 
 }  // namespace direct

@@ -18,12 +18,13 @@ namespace one_shot {
 // The first warp's part.
 MYELON_DEVICE void speak(AllReduceArgs const& args) {
     u32 const packets = packets_of(args);
+    Route const route = route_of(args, peer_at(args, thread_index()), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
     auto const is_used = [&](u64 number) {
         bool const is_payload = number >= payload_packet(args, 0);
         return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
     };
-    end_turn(args, turn, may_begin(args, turn) && meet(args, turn, is_used));
+    end_turn(args, turn, may_begin(args, turn) && meet(args, route, turn, is_used));
 }
 
 template <typename E, typename Op, u32 most>

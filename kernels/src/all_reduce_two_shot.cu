@@ -79,13 +79,14 @@ MYELON_DEVICE Chunk pieces_of(AllReduceArgs const& args) {
 // The first warp's part.
 MYELON_DEVICE void speak(AllReduceArgs const& args) {
     u32 const longest = pieces_of(args).piece_count_max(), summed = args.inbox_packets / 2;
+    Route const route = route_of(args, peer_at(args, thread_index()), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
     auto const is_used = [&](u64 number) {
         if (number < payload_packet(args, 0)) return is_header(args, number, Header::call);
         u64 const index = number - payload_packet(args, 0);
         return index < longest || (index >= summed && index < summed + longest);
     };
-    end_turn(args, turn, may_begin(args, turn) && meet(args, turn, is_used));
+    end_turn(args, turn, may_begin(args, turn) && meet(args, route, turn, is_used));
 }
 
 template <typename E, typename Op, u32 most>

@@ -11,6 +11,10 @@ const INBOX_LANES: u32 = 128;
 /// Most memory of an inbox, from which its packets follow: a power of two that fits.
 const INBOX_BYTES_MAX: u64 = 7 << 19;
 
+/// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; 64 lanes were
+/// up to 3 % faster with 4 ranks and 5 % with 2 (4 x H200, 2026-11-21).
+const DIRECT_LANES_MAX: u32 = 32;
+
 /// What a call has, apart from the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -27,13 +31,25 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 }
 
 /// The largest payloads of one-shot, two-shot and direct, in this order; an algorithm whose bound is not above the
-/// one before it is not taken.
+/// one before it is not taken. Origin: 4 x H200, 2026-11-21, bf16, graphs, times in us:
+///
+/// | ranks | payload | one-shot | two-shot | direct, 32 blocks | ring, 84 or 108 blocks |
+/// |---|---|---|---|---|---|
+/// | 4 | 64 KiB | 4.3 | 4.6 | 6.9 | 15 |
+/// | 4 | 128 KiB | 5.5 | 4.9 | | |
+/// | 4 | 256 KiB | | 6.0 | 7.7 | 16 |
+/// | 4 | 16 MiB | | | 89 | 94 |
+/// | 4 | 64 MiB | | | 327 | 323 |
+/// | 2 | 256 KiB | 4.1 | | 6.7 | 14 |
+/// | 2 | 64 MiB | | | 219 | 219 |
+///
+/// Above 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
 fn bounds(ranks: u32) -> [u64; 3] {
     const KIB: u64 = 1 << 10;
     let wanted = match ranks {
-        2 => [512 * KIB, 0, 64 << 20],
-        3 | 4 => [64 * KIB, 512 * KIB, 32 << 20],
-        _ => [48 * KIB, 512 * KIB, 16 << 20],
+        2 => [512 * KIB, 0, 128 << 20],
+        3 | 4 => [64 * KIB, 512 * KIB, 128 << 20],
+        _ => [48 * KIB, 512 * KIB, 32 << 20],
     };
     let inbox = inbox(ranks);
     let algorithms = [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Direct];
@@ -62,18 +78,24 @@ pub(crate) fn choose(ranks: u32, bytes: u64, windows: bool) -> Algorithm {
 
 /// Lanes and threads of a call that is not the ring's.
 pub(crate) fn shape(algorithm: Algorithm, ranks: u32, bytes: u64, blocks_max: u32) -> Shape {
+    let packets = bytes.div_ceil(PACKET_PAYLOAD_BYTES);
+    // A thread a packet: as above, 64 in a block for very few packets, and 128 for more, were the fastest.
+    let least = |packets: u64| if packets <= 256 { 64 } else { 128 };
     let (items, least, most, lanes_max) = match algorithm {
-        Algorithm::OneShot => (bytes.div_ceil(PACKET_PAYLOAD_BYTES), 64, 480, INBOX_LANES),
+        Algorithm::OneShot => (packets, least(packets), 480, INBOX_LANES),
         Algorithm::TwoShot => {
-            (bytes.div_ceil(PACKET_PAYLOAD_BYTES).div_ceil(ranks.into()), 64, 480, INBOX_LANES)
+            let longest = packets.div_ceil(ranks.into());
+            (longest, least(longest), 480, INBOX_LANES)
         }
         Algorithm::Direct | Algorithm::Ring => {
-            (bytes.div_ceil(VECTOR_BYTES).div_ceil(ranks.into()), 512, 512, 32)
+            (bytes.div_ceil(VECTOR_BYTES).div_ceil(ranks.into()), 512, 512, DIRECT_LANES_MAX)
         }
     };
     let lanes_max = u64::from(lanes_max.min(blocks_max));
     let lanes = items.div_ceil(least).clamp(1, lanes_max);
-    let movers = items.div_ceil(lanes).next_multiple_of(32).clamp(least, most);
+    // As few passes as there must be, of threads that all have something to do.
+    let passes = items.div_ceil(lanes * most).max(1);
+    let movers = items.div_ceil(lanes * passes).next_multiple_of(32).clamp(least, most);
     let speakers = if algorithm == Algorithm::Direct { 0 } else { SPEAKERS };
     Shape { lanes: lanes as u32, threads: movers as u32 + speakers }
 }

@@ -205,9 +205,28 @@ MYELON_DEVICE Routes<most> routes_of(AllReduceArgs const& args) {
     return routes;
 }
 
-// The place of packet `number` behind a route's packet 0.
-template <u32 most>
-MYELON_DEVICE u64 on_route(Routes<most> const& routes, Turn const& turn, u64 number) {
+// The same for one peer, from its packet `number` on.
+struct Route {
+    pair64* to;
+    pair64 const* from;
+    u64 odd;
+};
+
+MYELON_DEVICE Route route_of(AllReduceArgs const& args, u32 peer, u64 number) {
+    Route route = {nullptr, nullptr, 0};
+    if (peer >= args.ranks || peer == args.rank) return route;
+    route.to = packet_at(args, peer, args.rank, 0, number);
+    route.from = packet_at(args, args.rank, peer, 0, number);
+    route.odd = packet_at(args, args.rank, peer, 1, number) - route.from;
+    settled(route.to);
+    settled(route.from);
+    settled(route.odd);
+    return route;
+}
+
+// The place of packet `number` behind a route's first one.
+template <typename Routes>
+MYELON_DEVICE u64 on_route(Routes const& routes, Turn const& turn, u64 number) {
     return number + (turn.epoch % 2 != 0 ? routes.odd : 0);
 }
 
@@ -239,17 +258,17 @@ MYELON_DEVICE bool is_call_of(AllReduceArgs const& args, Turn const& turn, u32 p
 // names is looked at. The other warps have nothing to do with it, so that nobody waits for two things in turn.
 // What else there is to do is done while the header is under way.
 template <typename IsUsed>
-MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn, IsUsed is_used) {
+MYELON_DEVICE bool meet(AllReduceArgs const& args, Route const& route, Turn const& turn, IsUsed is_used) {
     if (thread_index() >= args.ranks - 1) return true;
     u32 const peer = peer_at(args, thread_index());
-    u64 const number = header_packet(turn.lane, Header::call);
-    send_packet(packet_at(args, peer, args.rank, turn.epoch, number), turn.epoch, halves_of(args.call));
+    u64 const at = on_route(route, turn, 0);
+    send_packet(route.to + at, turn.epoch, halves_of(args.call));
     if (turn.lane == 0 && thread_index() == 0) say_call(args);
     scrub(args, turn, peer, is_used);
     if (weakened(Mutant::packet_header)) return true;
     vec8 told[1];
-    auto const at = [&](u32) { return packet_at(args, args.rank, peer, turn.epoch, number); };
-    return receive<1>(args, turn, peer, WaitingFor::packet, at, told) && is_call_of(args, turn, peer, word_of(told[0]));
+    auto const arrived = [&](u32) { return route.from + at; };
+    return receive<1>(args, turn, peer, WaitingFor::packet, arrived, told) && is_call_of(args, turn, peer, word_of(told[0]));
 }
 
 // What a thread behind the first warp moves: packets first, first + step, ...
