@@ -34,10 +34,11 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Turn const& turn, u32 r
     auto const tell = [&](Header header, u64 word) {
         send_packet(packet_at(args, rank, args.rank, turn.epoch, header_packet(turn.lane, header)), turn.epoch, halves_of(word));
     };
+    // ORDER direct/start: headers come behind the launch in front, whose end is a fence that releases what earlier work
+    // wrote into this rank's input. Without it a peer could read what the input was before.
     tell(Header::call, args.call);
     tell(Header::input, args.input);
     tell(Header::output, args.output);
-    if (weakened(Mutant::start_early)) return true;
     vec8 told[3];
     auto const at = [&](u32 header) { return arrival(args, turn, rank, header_packet(turn.lane, static_cast<Header>(header))); };
     if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
@@ -148,7 +149,7 @@ MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     bool const well = may_begin(args, turn);
     if (thread_index() < warp_threads && well) {
         if (turn.lane == 0 && thread_index() == 0) say_call(args);
-        scrub(args, turn, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
+        scrub(args, turn, [&](u64 number, u32) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     }
     // A thread that finds that the call is over must not leave the others at a barrier.
     bool const started = start(args, turn, well);

@@ -21,7 +21,7 @@ MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
     u32 const packets = packets_of(args);
     if (thread_index() < warp_threads) {
         if (!may_begin(args, turn)) return false;
-        scrub(args, turn, [&](u64 number) {
+        scrub(args, turn, [&](u64 number, u32) {
             bool const is_payload = number >= payload_packet(args, 0);
             return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
         });

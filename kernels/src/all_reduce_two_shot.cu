@@ -74,11 +74,11 @@ MYELON_DEVICE bool serve(AllReduceArgs const& args, Turn const& turn) {
     Chunk const all = {0, packets, packets / args.ranks, packets % args.ranks};
     if (thread_index() < warp_threads) {
         if (!may_begin(args, turn)) return false;
-        u32 const longest = all.piece_count_max();
-        scrub(args, turn, [&](u64 number) {
+        u32 const own = all.piece_count(args.rank);
+        scrub(args, turn, [&](u64 number, u32 peer) {
             if (number < payload_packet(args, 0)) return is_header(args, number, Header::call);
             u64 const index = number - payload_packet(args, 0);
-            return index < longest || (index >= summed && index < summed + longest);
+            return index < own || (index >= summed && index < summed + all.piece_count(peer));
         });
         return meet<most>(args, turn);
     }

@@ -120,8 +120,15 @@ fn outcome(blocks: &[BlockOf<'_>], seed: u64, schedule: Schedule) -> String {
         let (programs, seen, device) = (Rc::new(programs), Rc::new(seen), Device::Gpu(*gpu));
         world.thread(Device::Host, party, move |host| {
             let (programs, seen) = (programs.clone(), seen.clone());
-            let grid =
-                Grid { device, party, blocks: 1, threads: count, warp_threads: count, shared_words: 0 };
+            let grid = Grid {
+                device,
+                party,
+                blocks: 1,
+                threads: count,
+                warp_threads: count,
+                last_is_part: false,
+                shared_words: 0,
+            };
             let launch = host.launch(grid, move |t| {
                 let number = t.place().thread as usize;
                 for op in &programs[number] {
@@ -364,6 +371,7 @@ fn launches() {
                 blocks: 2,
                 threads: 1,
                 warp_threads: 1,
+                last_is_part: false,
                 shared_words: 0,
             };
             let launch = host.launch(grid, move |t| {

@@ -13,7 +13,8 @@
 //   P3  Two parities are enough. Whoever sends in epoch e + 2 has had a header of every peer in epoch e + 1, and
 //       each peer sent that after its call of epoch e was complete: it reads nothing of epoch e any more.
 //   P4  No stale flag. Within 2^32 epochs every packet is written or scrubbed, so a flag that matches is new.
-//   P5  A call that is complete has moved the epoch of every lane by one; one that gave up moves none after it.
+//   P5  A call that is complete has moved the epoch of every lane by one. A thread that gave up moves none, and no
+//       later call of its rank begins.
 // ORDERING  none between halves or packets: see P2. What orders epoch e before e + 2 is the end of a launch, which
 //           is a fence, then a relaxed store and a relaxed load, and the end of the peer's launch ("packet/turn").
 // BOUND     As for rings: every wait ends after deadline_ns, or when an abort word is raised.
@@ -73,7 +74,9 @@ struct Turn {
 // Behind all earlier work: what a call has to know. Nothing is looked at yet, so that the caller can have its own
 // loads under way at the same time.
 MYELON_DEVICE Turn read_turn(AllReduceArgs const& args) {
-    after_earlier_work();
+    // ORDER packet/turn: all that is sent from here on comes behind the launch in front, whose end is a fence. Else a
+    // peer that had this header could write over packets of the last epoch that this rank still reads.
+    if (!weakened(Mutant::turn_early)) after_earlier_work();
     u32 const lane = block_index();
     u64 const abort = ld_relaxed_sys(abort_word(args, args.rank));
     return {ld_weak(epoch_word(args, lane)), abort, lane};
@@ -98,13 +101,14 @@ MYELON_DEVICE void end_turn(AllReduceArgs const& args, Turn const& turn, bool we
     }
 }
 
-// P4: writes this epoch into one packet of each peer that nobody sends in this call, another one each time.
+// P4: writes this epoch into one packet of each peer, another one each time, unless the peer sends it in this call.
 template <typename IsUsed>
 MYELON_DEVICE void scrub(AllReduceArgs const& args, Turn const& turn, IsUsed is_used) {
-    if (turn.lane != 0 || thread_index() >= args.ranks - 1) return;
+    if (turn.lane != 0 || thread_index() >= args.ranks - 1 || weakened(Mutant::packet_scrub_none)) return;
     u64 const number = (turn.epoch / 2) % payload_packet(args, args.inbox_packets);
-    if (is_used(number) && !weakened(Mutant::packet_scrub)) return;
-    send_packet(packet_at(args, args.rank, peer_at(args, thread_index()), turn.epoch, number), turn.epoch, vec8{});
+    u32 const peer = peer_at(args, thread_index());
+    if (is_used(number, peer) && !weakened(Mutant::packet_scrub)) return;
+    send_packet(packet_at(args, args.rank, peer, turn.epoch, number), turn.epoch, vec8{});
 }
 
 // Whether packet `number` is the header `header` of a lane of this call.
@@ -218,6 +222,8 @@ MYELON_DEVICE bool meet(AllReduceArgs const& args, Turn const& turn) {
     if (turn.lane == 0) say_call(args);
     u64 const number = header_packet(turn.lane, Header::call);
     send_to_peers<most>(args, turn, number, halves_of(args.call));
+    // ORDER packet/turn: a header says that its sender reads nothing of the epoch before any more; the end of this
+    // launch acquires it for the sends of the next one.
     if (weakened(Mutant::packet_header)) return true;
     vec8 of_rank[most];
     auto const at = [&](u32 rank) { return arrival(args, turn, rank, number); };

@@ -1,23 +1,26 @@
 //! One run of one case: windows and buffers in a world, a host thread for each rank, and what came of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytemuck::Zeroable;
+use myelon_lanes::Algorithm;
 use myelon_ring::WindowLayout;
-use myelon_ring::words::{AllReduceArgs, Fault, FaultCode, Movement, RANKS_MAX};
+use myelon_ring::words::{AllReduceArgs, Fault, FaultCode, HEADERS, Movement, RANKS_MAX};
 
 use super::case::{Call, Case, Mishap};
 use super::checks::Checks;
-use super::map::Map;
+use super::launches::Launches;
+use super::map::{Map, PacketName, Part};
 use super::mutants::Mutant;
+use super::packets::{Buffer, Packets, scrubbed_in, uses};
 use super::verdict;
 use crate::launch::{KernelCall, kernel_args};
-use crate::model::{Address, Device, Ended, Failure, Grid, Random, Thread, Violation, World};
+use crate::model::{Address, Device, Ended, Failure, Grid, Launch, Random, Thread, Violation, World};
 use crate::port::{Kernel, kernel, run_kernel};
 
 /// Threads of a simulated warp; `kernels/host/port_model.h` has the same number.
-const WARP_THREADS: u32 = 16;
+pub(super) const WARP_THREADS: u32 = 16;
 /// Words of a block's memory, and simulated nanoseconds that a wait may last.
 const SHARED_WORDS: usize = 40;
 const DEADLINE_NS: u64 = 1 << 26;
@@ -31,7 +34,6 @@ pub type Reference = fn(&str, &str, &[&[u8]]) -> Vec<u8>;
 pub(super) struct Buffers {
     input: Address,
     output: Address,
-    pub(super) elements: usize,
     pub(super) given: Vec<u8>,
 }
 
@@ -52,6 +54,9 @@ pub(super) struct Setting {
     pub(super) windows: Vec<Address>,
     /// By call and rank: whether the host saw the call's end, and no record then.
     pub(super) well: Rc<RefCell<Vec<Vec<bool>>>>,
+    pub(super) launches: Rc<RefCell<Launches>>,
+    /// The first rank and call that left a packet as it was which it had to scrub.
+    pub(super) unscrubbed: Rc<Cell<Option<(usize, usize)>>>,
 }
 
 impl Setting {
@@ -86,13 +91,6 @@ pub(super) fn comes(case: &Case, rank: usize) -> bool {
     }
 }
 
-/// Elements of a rank in a call.
-fn elements(case: &Case, rank: usize, number: usize) -> usize {
-    let call = &case.calls[number];
-    let more = matches!(case.mishap, Some(Mishap::OtherCount { rank: other }) if other == rank);
-    call.elements + usize::from(more && number + 1 == case.calls.len())
-}
-
 /// Makes windows and buffers with random contents.
 fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut Random) -> Setting {
     let ranks = case.shape.ranks;
@@ -112,7 +110,7 @@ fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut R
         let size = call.element_bytes();
         let mut of_call = Vec::new();
         for rank in 0..ranks {
-            let elements = elements(case, rank, number);
+            let elements = case.call_of(rank, number).elements;
             let skew = call.skewed * (rank + 1) * size % 16;
             let given = random.bytes(elements * size);
             let input =
@@ -126,13 +124,73 @@ fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut R
                     output.plus(skew)
                 }
             };
-            of_call.push(Buffers { input, output, elements, given });
+            of_call.push(Buffers { input, output, given });
         }
         buffers.push(of_call);
     }
     let map = Rc::new(Map::new(&case.shape, layout, &windows));
     let well = Rc::new(RefCell::new(vec![vec![false; ranks]; case.calls.len()]));
-    Setting { map, buffers, faults, host_aborts, windows, well }
+    let (launches, unscrubbed) = (Launches::new(case), Rc::default());
+    let setting = Setting { map, buffers, faults, host_aborts, windows, well, launches, unscrubbed };
+    leave_stale_packets(world, case, layout, &setting, random);
+    setting
+}
+
+/// P4: what scrubbing is for. Packets that show the epoch of the last call already, as some could after 2^32 epochs:
+/// those that an earlier call scrubs before anybody looks at them.
+fn leave_stale_packets(
+    world: &mut World,
+    case: &Case,
+    layout: &WindowLayout,
+    setting: &Setting,
+    random: &mut Random,
+) {
+    let shape = &case.shape;
+    let by_packets: Vec<&Call> = case.calls.iter().filter(|call| call.is_of_packets()).collect();
+    let epoch_of = |index: usize| shape.first.wrapping_add(index as u64);
+    let Some(last) = by_packets.len().checked_sub(1) else { return };
+    for scrubs in (0..last).filter(|index| (last - index).is_multiple_of(2)) {
+        for (owner, sender) in (0..shape.ranks * shape.ranks).map(|i| (i / shape.ranks, i % shape.ranks)) {
+            if owner == sender {
+                continue;
+            }
+            let packet = scrubbed_in(epoch_of(scrubs), shape, owner, sender);
+            if by_packets[..=scrubs].iter().any(|call| uses(call, shape, &packet)) {
+                continue;
+            }
+            let at = packet_address(setting, layout, &packet);
+            for half in 0..2 {
+                let value = epoch_of(last) << 32 | random.bits() >> 32;
+                world.set(at.plus(8 * half), &value.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn packet_address(setting: &Setting, layout: &WindowLayout, packet: &PacketName) -> Address {
+    let (owner, sender) = (packet.owner as usize, packet.sender as usize);
+    let number = match packet.part {
+        Part::Header { lane, header } => HEADERS * usize::from(lane) + usize::from(header),
+        Part::Payload(number) => HEADERS * layout.inbox().lanes + number as usize,
+    };
+    setting.windows[owner].plus(layout.packet(packet.parity.into(), layout.place(owner, sender), number))
+}
+
+/// What each segment is, where it is a buffer.
+fn buffer_segments(case: &Case, setting: &Setting) -> Vec<Option<Buffer>> {
+    let mut segments = Vec::new();
+    let mut enter = |at: Address, buffer: Buffer| {
+        segments.resize(segments.len().max(at.segment() + 1), None);
+        segments[at.segment()] = Some(buffer);
+    };
+    for (number, of_call) in setting.buffers.iter().enumerate() {
+        let in_place = case.calls[number].in_place;
+        for (rank, buffers) in of_call.iter().enumerate() {
+            enter(buffers.input, Buffer { rank, number, is_input: true, is_output: in_place });
+            enter(buffers.output, Buffer { rank, number, is_input: in_place, is_output: true });
+        }
+    }
+    segments
 }
 
 /// The launches that a rank makes, one after the other.
@@ -146,13 +204,12 @@ fn launches(
     for (address, window) in addresses.iter_mut().zip(&setting.windows) {
         *address = window.0;
     }
-    let launch = |(number, call): (usize, &Call)| {
-        let name = call.kernel();
-        let buffers = &setting.buffers[number][rank];
-        let word = Call { elements: buffers.elements, ..call.clone() }.word();
+    let launch = |number: usize| {
+        let call = case.call_of(rank, number);
+        let (name, buffers) = (call.kernel(), &setting.buffers[number][rank]);
         let kernel_call = KernelCall {
             kernel: &name,
-            call: word,
+            call: call.word(),
             lanes: call.lanes,
             workers: call.workers,
             piece_bytes: call.piece_bytes,
@@ -165,14 +222,15 @@ fn launches(
         let grid = Grid {
             device: Device::Gpu(rank as u32),
             party: rank as u32,
-            blocks: 3 * call.workers as u32,
+            blocks: if call.is_of_packets() { call.lanes } else { 3 * call.workers } as u32,
             threads: case.movers + WARP_THREADS,
             warp_threads: WARP_THREADS,
+            last_is_part: call.is_of_packets(),
             shared_words: SHARED_WORDS,
         };
         (kernel(&name).unwrap_or_else(|| panic!("no kernel {name}")), args, grid)
     };
-    case.calls.iter().enumerate().map(launch).collect()
+    (0..case.calls.len()).map(launch).collect()
 }
 
 /// The host of a rank: queues its calls and looks at the record.
@@ -185,6 +243,13 @@ fn host(
     mutant: Mutant,
 ) {
     let launches = launches(case, layout, setting, rank);
+    let by_packets: Vec<bool> =
+        (0..case.calls.len()).map(|number| case.call_of(rank, number).is_of_packets()).collect();
+    let buffers: Vec<(Address, Address, Vec<u8>)> = setting
+        .buffers
+        .iter()
+        .map(|call| (call[rank].input, call[rank].output, call[rank].given.clone()))
+        .collect();
     let (records, skew) = (setting.faults.clone(), case.skew * rank as u32);
     let well = setting.well.clone();
     let look_at_peers = !matches!(case.mishap, Some(Mishap::Aborted { .. }));
@@ -192,14 +257,34 @@ fn host(
         for _ in 0..skew {
             thread.pause();
         }
-        for (number, (kernel, args, grid)) in launches.iter().enumerate() {
-            let (kernel, args) = (*kernel, *args);
-            let launch = thread.launch(*grid, move |_| run_kernel(kernel, &args));
+        // Work in front of a call writes its input; work behind it reads the output, and writes the input again.
+        let start = |number: usize, before: Option<Launch>| {
+            let (kernel, args, grid) = launches[number];
+            let (input, _, given) = &buffers[number];
+            thread.write(*input, given);
+            match before {
+                Some(before) => thread.launch_early(grid, before, move |_| run_kernel(kernel, &args)),
+                None => thread.launch(grid, move |_| run_kernel(kernel, &args)),
+            }
+        };
+        let mut early = None;
+        for (number, (input, output, given)) in buffers.iter().enumerate() {
+            let launch = early.take().unwrap_or_else(|| start(number, None));
+            // Calls by packets are launched such that the next one may be there before this one has ended.
+            if by_packets[number] && by_packets.get(number + 1) == Some(&true) {
+                early = Some(start(number + 1, Some(launch)));
+            }
             // The host looks at the record while the kernel runs, and once more behind it.
             look_at_record(thread, &records, rank, mutant, look_at_peers);
             thread.join(launch);
             let code = look_at_record(thread, &records, rank, mutant, look_at_peers);
             well.borrow_mut()[number][rank] = code == FaultCode::None as u32;
+            if code == FaultCode::None as u32 {
+                thread.read(*output, &mut vec![0; given.len()]);
+                if input != output {
+                    thread.write(*input, given);
+                }
+            }
         }
     });
 }
@@ -249,6 +334,28 @@ fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Sett
                 thread.store_relaxed(word, 1);
             });
         }
+        Some(Mishap::Overwritten { rank, gating }) if case.calls.first().is_some_and(Call::is_of_packets) => {
+            let (shape, call) = (&case.shape, case.call_of(rank, 0));
+            // Of the packets that a wait lacks, the one of the last rank is the one it looks at.
+            let sender = if rank + 1 == shape.ranks { rank - 1 } else { shape.ranks - 1 };
+            let part = match (gating, call.algorithm) {
+                (_, Algorithm::Direct) => {
+                    Part::Header { lane: if gating { 0 } else { call.lanes as u8 - 1 }, header: 2 }
+                }
+                (true, _) => Part::Payload(0),
+                (false, _) => Part::Header { lane: call.lanes as u8 - 1, header: 0 },
+            };
+            let parity = (shape.first % 2) as u8;
+            let mut packet = PacketName { owner: rank as u8, sender: sender as u8, parity, part };
+            if !uses(&call, shape, &packet) {
+                packet.part = Part::Header { lane: 0, header: 0 };
+            }
+            let beyond = shape.first.wrapping_add(2) << 32;
+            for half in 0..2 {
+                let at = packet_address(setting, layout, &packet).plus(8 * half);
+                world.set(at, &beyond.to_le_bytes());
+            }
+        }
         Some(Mishap::Overwritten { rank, gating }) => {
             let peer = (rank + 1) % case.shape.ranks;
             let ring = match gating {
@@ -276,8 +383,7 @@ pub(super) struct Finished {
 /// Runs a case from a seed and looks at all that came of it.
 pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, trace: usize) -> Finished {
     let shape = &case.shape;
-    let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)
-        .expect("Case::check was asked before");
+    let layout = shape.layout().expect("Case::check was asked before");
     let mut world = World::new(seed, case.schedule);
     let mut random = Random::new(!seed);
     let setting = furnish(&mut world, case, &layout, &mut random);
@@ -285,7 +391,10 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
     world.steps_max(STEPS_MAX);
     world.idle_max(DEADLINE_NS / 32, 256);
     world.keep_trace(trace);
-    world.check(Box::new(Checks::new(setting.map.clone(), shape)));
+    let launches = setting.launches.clone();
+    let packets = Packets::new(shape, launches.clone(), case.calls.len(), setting.unscrubbed.clone());
+    let buffers = buffer_segments(case, &setting);
+    world.check(Box::new(Checks::new(setting.map.clone(), shape, launches, packets, buffers)));
     for rank in (0..shape.ranks).filter(|&rank| comes(case, rank)) {
         host(&mut world, case, &layout, &setting, rank, mutant);
     }
@@ -293,7 +402,7 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
     let result = world.run().and_then(|ended| {
         let outcomes = outcomes(&ended, &setting);
         let verdict = verdict::judge(case, &setting, &outcomes, reference)
-            .and_then(|()| verdict::at_rest(case, &layout, &setting.windows, &ended));
+            .and_then(|()| verdict::at_rest(case, &layout, &setting, &ended));
         let failed = |violation: Violation| Failure { violation, step: ended.steps(), trace: ended.trace() };
         match verdict {
             Ok(()) => Ok(ended),

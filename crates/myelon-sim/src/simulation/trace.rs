@@ -7,7 +7,7 @@ use myelon_ring::words::Role;
 use super::case::Case;
 use super::map::Spot;
 use super::mutants::Mutant;
-use super::run::Setting;
+use super::run::{Setting, WARP_THREADS};
 use super::slots::Slots;
 use crate::model::{Action, Address, Event, Failure, Place, Violation};
 use crate::port::GAVE_UP;
@@ -108,6 +108,7 @@ fn what(action: Action, name: impl Fn(Address) -> String) -> Option<String> {
         Action::Read { at, bytes } => format!("reads {bytes} bytes of {}", name(at)),
         Action::Write { at, bytes } => format!("writes {bytes} bytes of {}", name(at)),
         Action::Fence => "fence".into(),
+        Action::Launch { threads, .. } => format!("launches {threads} threads"),
         Action::Note { what: GAVE_UP.., value } => format!("gives up at {}", number(value)),
         Action::Note { what, value } => format!("notes {what}: {}", number(value)),
     })
@@ -165,6 +166,10 @@ impl Names<'_> {
         match self.setting.map.spot(at) {
             Some((rank, Spot::Abort)) => format!("the abort word of rank {rank}"),
             Some((rank, Spot::Recorded)) => format!("the recorded word of rank {rank}"),
+            Some((rank, Spot::Calling)) => format!("the calling word of rank {rank}"),
+            Some((rank, Spot::Call)) => format!("the call word of rank {rank}"),
+            Some((rank, Spot::Epoch(lane))) => format!("the epoch of rank {rank}, lane {lane}"),
+            Some((_, Spot::Packet(packet))) => format!("the {packet}"),
             Some((rank, Spot::Cursor(role, lane))) => {
                 format!("the {role:?} cursor of rank {rank}, lane {lane}")
             }
@@ -182,8 +187,17 @@ impl Names<'_> {
         if place.block.is_none() {
             return format!("host of rank {}", place.party);
         }
-        // Calls may use different numbers of workers; the first one's stands for all.
-        let workers = self.case.calls.first().map_or(1, |call| call.workers as u32);
+        let launches = self.setting.launches.borrow();
+        let Some(number) = launches.number(place) else { return place.to_string() };
+        let call = launches.call(place.party as usize, number);
+        if call.is_of_packets() {
+            let what = match place.thread < WARP_THREADS {
+                true => format!("signal {}", place.thread),
+                false => format!("mover {}", place.thread - WARP_THREADS),
+            };
+            return format!("rank {} {} {} {what}", place.party, call.algorithm, place.block_index);
+        }
+        let workers = call.workers as u32;
         let role = [Role::Scatter, Role::Reduce, Role::Gather].get((place.block_index / workers) as usize);
         let role = role.map_or_else(
             || format!("block {}", place.block_index),
