@@ -26,6 +26,7 @@
 
 mod case;
 mod checks;
+mod furnish;
 mod hunt;
 mod launches;
 mod map;
@@ -268,7 +269,7 @@ impl Simulation {
     fn finish<T>(
         &self,
         seed: u64,
-        take: impl FnOnce(&Ended, &run::Setting) -> T,
+        take: impl FnOnce(&Ended, &furnish::Setting) -> T,
     ) -> Result<T, Box<CaseFailure>> {
         if let Err(error) = self.case.check() {
             let violation = Violation::new("case", error.to_string());

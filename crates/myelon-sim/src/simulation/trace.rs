@@ -5,9 +5,10 @@ use std::fmt;
 use myelon_ring::words::Role;
 
 use super::case::Case;
+use super::furnish::Setting;
 use super::map::Spot;
 use super::mutants::Mutant;
-use super::run::{Setting, WARP_THREADS};
+use super::run::WARP_THREADS;
 use super::slots::Slots;
 use crate::model::{Action, Address, Event, Failure, Place, Violation};
 use crate::port::GAVE_UP;

@@ -4,8 +4,9 @@ use myelon_ring::WindowLayout;
 use myelon_ring::words::{FaultCode, Movement, RANKS_MAX, Role};
 
 use super::case::{Case, Mishap};
+use super::furnish::Setting;
 use super::map::rings;
-use super::run::{Outcome, Reference, Setting, comes};
+use super::run::{Outcome, Reference, comes};
 use crate::model::{Address, Ended, Violation};
 
 const NONE: u32 = FaultCode::None as u32;
