@@ -42,6 +42,7 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Turn const& turn, Chunk const
             send_packet(packet_at(args, rank, args.rank, turn.epoch, payload_packet(args, i)), turn.epoch, value[rank]);
         }
     }
+    if (!begun && !may_begin(args, turn)) return false;
     for (u32 i = share.first; i < own; i += share.step) {
         u64 const place = all.piece_start(args.rank) + i;
         vec8 const mine = load(place);

@@ -70,3 +70,16 @@ fn small_systems_of_one_algorithm() {
         }
     }
 }
+
+/// A call behind one that gave up writes nothing, also by threads that have nothing to move.
+#[test]
+fn idle_threads_keep_silence_too() {
+    for algorithm in [OneShot, TwoShot, Direct] {
+        for seed in 0..6 {
+            let calls = Simulation::new(2).inbox(40, 8).sum_by(algorithm, "u8", 0).sum_by(algorithm, "u8", 9);
+            let mut case = calls.mishap(Mishap::NeverComes { rank: 1 }).movers(24).case().clone();
+            case.calls.iter_mut().for_each(|call| (call.lanes, call.workers) = (1, 1));
+            Simulation::of(case).run(seed).unwrap_or_else(|failure| panic!("{algorithm}: {failure}"));
+        }
+    }
+}
