@@ -135,8 +135,16 @@ impl Names<'_> {
                 Some(Spot::Gating(ring)) => {
                     format!("returns up to {} of the {ring}", number(value.wrapping_sub(1)))
                 }
+                Some(Spot::Packet(packet)) if usize::from(packet.sender) == place.party as usize => {
+                    format!("sends {} in the {packet}", half(value))
+                }
+                Some(Spot::Packet(packet)) => format!("scrubs the {packet} with {}", half(value)),
                 _ => what(event.action, |at| self.name(at))?,
             },
+            Action::Load { at, value, stale } if matches!(spot(at), Some(Spot::Packet(_))) => {
+                let old = if stale { ", an old value" } else { "" };
+                format!("sees {} in {}{old}", half(value), self.name(at))
+            }
             // Of a block's threads it says nothing: most have nothing to do.
             Action::End if place.block.is_some() => return None,
             action => what(action, |at| self.name(at))?,
@@ -212,6 +220,13 @@ impl Names<'_> {
 /// Small numbers as they are, large ones so that the wrap is seen.
 fn number(value: u64) -> String {
     if value > u64::MAX - 1000 { format!("-{}", value.wrapping_neg()) } else { value.to_string() }
+}
+
+/// Half a packet.
+fn half(value: u64) -> String {
+    let (flag, payload) = ((value >> 32) as u32, value as u32);
+    let flag = if flag > u32::MAX - 1000 { format!("-{}", flag.wrapping_neg()) } else { flag.to_string() };
+    format!("flag {flag} over {payload:#x}")
 }
 
 #[cfg(test)]
