@@ -22,6 +22,7 @@ unsigned long long* myelon_model_block_words();
 unsigned long long myelon_model_load(void const* word, int acquire);
 void myelon_model_store(void* word, unsigned long long value);
 unsigned long long myelon_model_exchange(void* word, unsigned long long value);
+void myelon_model_after_earlier_work();
 void myelon_model_fence();
 void myelon_model_read(void const* from, void* to, unsigned long long bytes);
 void myelon_model_write(void* to, void const* from, unsigned long long bytes);
@@ -64,7 +65,7 @@ inline pair64 ld_relaxed_sys(pair64 const* words) {
 inline void st_relaxed_sys(pair64* words, pair64 const& value) {
     for (u32 i = 0; i < 2; ++i) st_relaxed_sys(&words->word[i], value.word[i]);
 }
-inline void after_earlier_work() {}
+inline void after_earlier_work() { myelon_model_after_earlier_work(); }
 template <typename T>
 inline void settled(T&) {}
 inline u64 exchange_relaxed_sys(u64* word, u64 value) { return myelon_model_exchange(word, value); }

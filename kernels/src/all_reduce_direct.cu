@@ -33,12 +33,13 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Route const& route, Tur
     *output = args.output;
     if (rank == args.rank) return true;
     auto const place = [&](Header header) { return on_route(route, turn, static_cast<u64>(header)); };
+    // ORDER direct/start: headers come behind the launch in front, whose end is a fence that releases what earlier work
+    // wrote into this rank's input. Without it a peer could read what the input was before.
     send_packet(route.to + place(Header::call), turn.epoch, halves_of(args.call));
     send_packet(route.to + place(Header::input), turn.epoch, halves_of(args.input));
     send_packet(route.to + place(Header::output), turn.epoch, halves_of(args.output));
     if (turn.lane == 0 && peer_at(args, 0) == rank) say_call(args);
-    scrub(args, turn, rank, [&](u64 number) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
-    if (weakened(Mutant::start_early)) return true;
+    scrub(args, turn, rank, [&](u64 number, u32) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     vec8 told[3];
     auto const at = [&](u32 header) { return route.from + place(static_cast<Header>(header)); };
     if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;

@@ -20,7 +20,7 @@ MYELON_DEVICE void speak(AllReduceArgs const& args) {
     u32 const packets = packets_of(args);
     Route const route = route_of(args, peer_at(args, thread_index()), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
-    auto const is_used = [&](u64 number) {
+    auto const is_used = [&](u64 number, u32) {
         bool const is_payload = number >= payload_packet(args, 0);
         return is_payload ? number < payload_packet(args, packets) : is_header(args, number, Header::call);
     };

@@ -44,6 +44,7 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<most> const& routes, S
             if (owns) send_packet(routes.to[peer] + at, turn.epoch, value[peer]);
         }
     }
+    if (!begun && !may_begin(args, turn)) return false;
     for (u32 i = share.first; i < own; i += share.step) {
         u64 const place = all.piece_start(args.rank) + i;
         vec8 const mine = load(place);
@@ -78,13 +79,14 @@ MYELON_DEVICE Chunk pieces_of(AllReduceArgs const& args) {
 
 // The first warp's part.
 MYELON_DEVICE void speak(AllReduceArgs const& args) {
-    u32 const longest = pieces_of(args).piece_count_max(), summed = args.inbox_packets / 2;
+    Chunk const all = pieces_of(args);
+    u32 const own = all.piece_count(args.rank), summed = args.inbox_packets / 2;
     Route const route = route_of(args, peer_at(args, thread_index()), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
-    auto const is_used = [&](u64 number) {
+    auto const is_used = [&](u64 number, u32 peer) {
         if (number < payload_packet(args, 0)) return is_header(args, number, Header::call);
         u64 const index = number - payload_packet(args, 0);
-        return index < longest || (index >= summed && index < summed + longest);
+        return index < own || (index >= summed && index < summed + all.piece_count(peer));
     };
     end_turn(args, turn, may_begin(args, turn) && meet(args, route, turn, is_used));
 }

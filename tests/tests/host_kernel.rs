@@ -3,12 +3,14 @@
 //!
 //! Catches: arithmetic that rounds twice or in another order of the ranks, NaN and zeros that are not
 //! canonical, partial vectors, writes beside the output. Cannot catch: missing ordering, and what a GPU's
-//! conversions do; the conformance suite is for that. Every GPU thread is an OS thread here, so counts are
+//! conversions do; the conformance suite is for that. Further: a flag that recurs after 2^32 epochs meets no packet that
+//! still shows it. Every GPU thread is an OS thread here, so counts are
 //! small and slots smaller still.
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use myelon_collectives::{DataType, ReduceOp, reference};
 use myelon_ring::Inbox;
+use myelon_ring::words::{Fault, FaultCode};
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
 use myelon_tests::data::{Fill, Random, elements};
 
@@ -169,6 +171,87 @@ fn every_number_of_ranks() {
             (DataType::I8, ReduceOp::Prod, Fill::Ordinary),
         ] {
             group.check(dtype, op, fill);
+        }
+    }
+}
+
+/// Ranks of `stale_packets`, and what an inbox of theirs has room for.
+const STALE: Shape = Shape {
+    ranks: 2,
+    lanes: 1,
+    capacity: 1,
+    piece_bytes: 48,
+    credit_batch: 1,
+    first: (1 << 32) - 7,
+    inbox: Inbox { lanes: 1, packets: 8 },
+};
+/// The largest payload of the one-shot kernel there.
+const STALE_BYTES: usize = 8 * 8;
+const WORD_OF_CALL: u64 = 77;
+
+fn one_shot_call(deadline_ns: u64) -> KernelCall<'static> {
+    let kernel = "all_reduce_one_shot_u8_sum";
+    KernelCall {
+        kernel,
+        call: WORD_OF_CALL,
+        lanes: 1,
+        workers: 1,
+        piece_bytes: 48,
+        average: false,
+        deadline_ns,
+    }
+}
+
+/// Leaves packets as they could be from 2^32 epochs ago: all that a call in `epoch` may use shows its flag, the headers
+/// its call, the payload `0x55`. `spared` packets at the start stay as they are.
+fn leave_stale_packets(ranks: &mut HostRanks, epoch: u64, spared: usize) {
+    let layout = ranks.layout();
+    for (rank, number) in
+        (0..STALE.ranks).flat_map(|rank| (spared..layout.place_packets()).map(move |n| (rank, n)))
+    {
+        let value = if number < 4 { WORD_OF_CALL } else { 0x5555_5555_5555_5555 };
+        for half in 0..2 {
+            let word = epoch << 32 | value >> (32 * half) & 0xffff_ffff;
+            ranks.overwrite(rank, layout.packet(epoch, 0, number) + 8 * half as usize, word);
+        }
+    }
+}
+
+fn call_of(ranks: &mut HostRanks, calls: &[Option<KernelCall<'_>>], bytes: usize) -> (Vec<u8>, Vec<Fault>) {
+    let mut buffers: Vec<Vec<u8>> = (0..STALE.ranks).map(|rank| vec![1 + rank as u8; bytes]).collect();
+    let mut operands: Vec<_> = buffers.iter_mut().map(|buffer| Operands::InPlace(buffer)).collect();
+    let faults = ranks.run(calls, &mut operands);
+    (buffers.swap_remove(0), faults)
+}
+
+/// What scrubbing is for: a rank whose peer never comes takes stale packets for its data, and says nothing.
+#[test]
+fn stale_packets_pass_where_nobody_has_scrubbed_them() {
+    let mut ranks = HostRanks::new(STALE).unwrap();
+    leave_stale_packets(&mut ranks, STALE.first, 0);
+    let calls = [Some(one_shot_call(20_000_000_000)), None];
+    let (sum, faults) = call_of(&mut ranks, &calls, STALE_BYTES);
+    assert_eq!((sum, faults[0].code), (vec![0x56; STALE_BYTES], 0));
+}
+
+/// Once scrubbing has come round, the same packets are gone: data is right, and a rank that never comes is missed.
+#[test]
+fn calls_that_use_little_scrub_what_they_do_not_use() {
+    for comes in [true, false] {
+        let mut ranks = HostRanks::new(STALE).unwrap();
+        let round = 2 * ranks.layout().place_packets() as u64;
+        // The first header is what the small calls use.
+        leave_stale_packets(&mut ranks, STALE.first.wrapping_add(round), 1);
+        for _ in 0..round {
+            let (_, faults) = call_of(&mut ranks, &[Some(one_shot_call(20_000_000_000)); 2], 0);
+            assert!(faults.iter().all(|fault| fault.code == 0), "{faults:?}");
+        }
+        let deadline_ns = if comes { 20_000_000_000 } else { 300_000_000 };
+        let call = one_shot_call(deadline_ns);
+        let (sum, faults) = call_of(&mut ranks, &[Some(call), comes.then_some(call)], STALE_BYTES);
+        match comes {
+            true => assert_eq!((sum, faults[0].code), (vec![3; STALE_BYTES], 0)),
+            false => assert_eq!(faults[0].code, FaultCode::Stalled as u32, "{faults:?}"),
         }
     }
 }

@@ -21,6 +21,10 @@ fn the_kernels_as_they_are_pass() {
     for word in ["ranks 4", "types all", "nothing found  20 seeds", "seeds a minute"] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
+    for algorithm in ["one-shot", "two-shot", "direct", "ring"] {
+        let (stdout, _) = run(0, &["simulate", "--seeds", "0..20", "--algo", algorithm]);
+        assert!(stdout.contains(&format!("algorithms {algorithm}, ")), "{stdout}");
+    }
     let flags = ["--seeds", "5..25", "--ranks", "2..4", "-d", "f16,i64", "--no-mishaps", "--from-zero"];
     let object = json(0, &flags);
     assert_eq!((&object["passed"], &object["seeds"]), (&true.into(), &20.into()));
@@ -30,7 +34,9 @@ fn the_kernels_as_they_are_pass() {
 /// The table and the JSON of the same search say the same, and so does its replay.
 #[test]
 fn a_mutant_fails_and_its_replay_fails_at_the_same_seed() {
-    for mutant in ["ring/credit.gate", "ring/publish.fence", "fault/record.twice", "bulk/credit"] {
+    for mutant in
+        ["ring/credit.gate", "packet/header.none", "direct/end.early", "fault/record.twice", "bulk/credit"]
+    {
         let flags = ["--mutant", mutant, "--lanes", "1"];
         let (stdout, _) = run(1, &[&["simulate"], &flags[..]].concat());
         let replay = stdout.lines().find_map(|line| line.strip_prefix("again with     myelon ")).unwrap();
@@ -51,7 +57,7 @@ fn a_mutant_fails_and_its_replay_fails_at_the_same_seed() {
         assert!((1..=40).contains(&steps.len()), "{}", steps.len());
         if mutant != "bulk/credit" {
             let case = &object["smallest"]["case"];
-            assert!(case["ranks"].as_u64() >= Some(2) && case["calls"][0]["dtype"].is_string());
+            assert!(case["ranks"].as_u64() >= Some(2) && case["calls"][0]["algorithm"].is_string());
             assert_eq!(case["lanes"], 1);
         }
     }
@@ -118,6 +124,8 @@ fn bad_usage_is_refused_with_what_is_known() {
         (&["--lanes", "0"], "from 1 to 8"),
         (&["--capacity", "1,3"], "powers of two"),
         (&["--slot-bytes", "24"], "multiples of 16"),
+        (&["--inbox", "3"], "even numbers"),
+        (&["--algo", "tree"], "one-shot, two-shot, direct, ring"),
         (&["--until", "30"], "30s, 10m or 2h"),
         (&["-d", "f33"], "f16, bf16, f32"),
         (&["--mutant", "ring/none"], "ring/publish.fence"),

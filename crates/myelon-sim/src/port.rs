@@ -75,6 +75,11 @@ extern "C-unwind" fn myelon_model_exchange(word: *const c_void, value: u64) -> u
 }
 
 #[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_after_earlier_work() {
+    with_current(Thread::after_earlier_work);
+}
+
+#[unsafe(no_mangle)]
 extern "C-unwind" fn myelon_model_fence() {
     with_current(Thread::fence);
 }

@@ -120,8 +120,15 @@ fn outcome(blocks: &[BlockOf<'_>], seed: u64, schedule: Schedule) -> String {
         let (programs, seen, device) = (Rc::new(programs), Rc::new(seen), Device::Gpu(*gpu));
         world.thread(Device::Host, party, move |host| {
             let (programs, seen) = (programs.clone(), seen.clone());
-            let grid =
-                Grid { device, party, blocks: 1, threads: count, warp_threads: count, shared_words: 0 };
+            let grid = Grid {
+                device,
+                party,
+                blocks: 1,
+                threads: count,
+                warp_threads: count,
+                last_is_part: false,
+                shared_words: 0,
+            };
             let launch = host.launch(grid, move |t| {
                 let number = t.place().thread as usize;
                 for op in &programs[number] {
@@ -364,6 +371,7 @@ fn launches() {
                 blocks: 2,
                 threads: 1,
                 warp_threads: 1,
+                last_is_part: false,
                 shared_words: 0,
             };
             let launch = host.launch(grid, move |t| {
@@ -395,6 +403,92 @@ fn launches() {
     assert_eq!(all(true, true), BTreeSet::from(["7"]));
     assert!(all(true, false).contains("race"), "nobody waited for what the launch wrote");
     assert_eq!(all(false, true), BTreeSet::from(["race"]), "written behind the launch that reads it");
+}
+
+/// How one rank tells another: what it writes and then stores relaxed, or loads relaxed and then reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// In two launches, one behind the other.
+    Behind,
+    /// In two launches, of which the second may begin early, and waits for the first.
+    Early,
+    /// The same, and it does not wait.
+    EarlyUnwaited,
+    /// In one launch.
+    Together,
+}
+
+/// Both ends of a launch are fences at system scope, and what stands in one launch has none.
+#[test]
+fn launches_are_fences() {
+    use Apart::{Behind, Early, EarlyUnwaited, Together};
+    let run = |writer: Apart, reader: Apart, seed, schedule| {
+        let mut world = World::new(seed, schedule);
+        let x = world.memory("x", 16, 8);
+        let grid = |party| Grid {
+            device: Device::Gpu(party),
+            party,
+            blocks: 1,
+            threads: 1,
+            warp_threads: 1,
+            last_is_part: false,
+            shared_words: 0,
+        };
+        let two = move |party, how, first: fn(&Thread, Address), second: fn(&Thread, Address)| {
+            move |host: &Thread| {
+                let both = move |t: &Thread| {
+                    first(t, x);
+                    if how == Together {
+                        second(t, x);
+                    }
+                };
+                let before = host.launch(grid(party), both);
+                let waits = how == Early;
+                let body = move |t: &Thread| {
+                    if waits {
+                        t.after_earlier_work();
+                    }
+                    second(t, x);
+                };
+                match how {
+                    Together => host.join(before),
+                    Behind => {
+                        host.join(before);
+                        let behind = host.launch(grid(party), body);
+                        host.join(behind);
+                    }
+                    Early | EarlyUnwaited => {
+                        let behind = host.launch_early(grid(party), before, body);
+                        host.join(before);
+                        host.join(behind);
+                    }
+                }
+            }
+        };
+        let write = |t: &Thread, x: Address| t.write(x, &7u64.to_le_bytes());
+        let tell = |t: &Thread, x: Address| t.store_relaxed(x.plus(8), 1);
+        let hear = |t: &Thread, x: Address| {
+            while t.load_relaxed(x.plus(8)) == 0 {
+                t.pause();
+            }
+        };
+        let read = |t: &Thread, x: Address| t.read(x, &mut [0; 8]);
+        world.thread(Device::Host, 0, two(0, writer, write, tell));
+        world.thread(Device::Host, 1, two(1, reader, hear, read));
+        world.run().map_or_else(|failure| failure.violation.rule, |_| "well")
+    };
+    let all = |writer, reader| -> BTreeSet<&str> {
+        let schedules = [Schedule::Random, Schedule::Priority { changes: 2, steps: 40 }];
+        let runs = schedules.iter().flat_map(|schedule| (0..SEEDS).map(move |seed| (*schedule, seed)));
+        runs.map(|(schedule, seed)| run(writer, reader, seed, schedule)).collect()
+    };
+    for (writer, reader) in [(Behind, Behind), (Early, Behind), (Behind, Early), (Early, Early)] {
+        assert_eq!(all(writer, reader), BTreeSet::from(["well"]));
+    }
+    for weak in [Together, EarlyUnwaited] {
+        assert!(all(weak, Behind).contains("race"), "nothing releases what was written");
+        assert!(all(Behind, weak).contains("race"), "nothing acquires what was heard");
+    }
 }
 
 /// cp.async: what it writes is there behind the wait, for the thread that waited; its source is busy until then.

@@ -17,7 +17,7 @@ fn every_mutant_is_caught() {
     println!("{:<24} {:>5} {:>8}  {:<10} what was seen", "mutant", "seed", "ms", "rule");
     for mutant in Mutant::all() {
         let start = Instant::now();
-        let hunt = Hunt { mutant, threads: 2, trace: 40, ..Hunt::default() };
+        let hunt = Hunt { mutant, threads: 2, trace: 400, ..Hunt::default() };
         let Err(found) = hunt.search(0..SEEDS, &|| true) else {
             survivors.push(mutant.name());
             continue;

@@ -5,6 +5,7 @@
 //! GPU runs. Cannot catch: what the model leaves out (docs/protocols/memory-model.md), and arithmetic of
 //! floats; tests/tests/host_kernel.rs is for those.
 
+use myelon_lanes::Algorithm;
 use myelon_sim::model::Schedule;
 use myelon_sim::simulation::strategies;
 use myelon_sim::simulation::{Call, Hunt, Limits, Mishap, Simulation, Step};
@@ -45,23 +46,41 @@ fn by_lot_and_by_priorities() {
 
 #[test]
 fn every_mishap_in_the_middle_of_many_chunks() {
-    let mishaps = [
-        Mishap::NeverComes { rank: 2 },
-        Mishap::Stops { rank: 1, after_steps: 3000 },
-        Mishap::Pauses { rank: 1, after_steps: 3000 },
-        Mishap::Slow { rank: 3 },
-        Mishap::OtherCount { rank: 0 },
-        Mishap::Aborted { rank: 2, after: 200, alone: false },
-        Mishap::Aborted { rank: 2, after: 20, alone: true },
-        Mishap::Overwritten { rank: 1, gating: true },
-        Mishap::Overwritten { rank: 1, gating: false },
-    ];
+    let mishaps = every_mishap(Algorithm::Ring);
     for mishap in mishaps {
         for seed in 0..10 {
             let run = ordinary().sum("u8", 100).mishap(mishap).trace(40).run(seed);
             run.unwrap_or_else(|failure| panic!("{mishap:?}: {failure}"));
         }
     }
+}
+
+/// Each mishap with each algorithm, which may meet any other where counts differ.
+#[test]
+fn every_mishap_with_every_algorithm() {
+    for algorithm in Algorithm::ALL {
+        for mishap in Algorithm::ALL.into_iter().flat_map(every_mishap) {
+            for seed in 0..4 {
+                let calls = Simulation::new(4).lanes(2).inbox(2, 24).sum_by(algorithm, "u8", 100);
+                let run = calls.sum_by(algorithm, "i32", 30).mishap(mishap).trace(40).run(seed);
+                run.unwrap_or_else(|failure| panic!("{algorithm}, {mishap:?}: {failure}"));
+            }
+        }
+    }
+}
+
+fn every_mishap(algorithm: Algorithm) -> [Mishap; 9] {
+    [
+        Mishap::NeverComes { rank: 2 },
+        Mishap::Stops { rank: 1, after_steps: 3000 },
+        Mishap::Pauses { rank: 1, after_steps: 3000 },
+        Mishap::Slow { rank: 3 },
+        Mishap::OtherCount { rank: 0, algorithm },
+        Mishap::Aborted { rank: 2, after: 200, alone: false },
+        Mishap::Aborted { rank: 2, after: 20, alone: true },
+        Mishap::Overwritten { rank: 1, gating: true },
+        Mishap::Overwritten { rank: 1, gating: false },
+    ]
 }
 
 /// The rank goes on when its peers have given up: its own wait then ends, and it is in the record.

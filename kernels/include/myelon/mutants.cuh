@@ -30,11 +30,12 @@ namespace myelon {
     X(packet_flag, "packet/flag.ignored", "a packet is taken whatever its flag")                                       \
     X(packet_parity, "packet/parity.one", "all epochs lie in the same place")                                          \
     X(packet_scrub, "packet/scrub.used", "packets that this call uses are scrubbed too")                               \
+    X(packet_scrub_none, "packet/scrub.none", "nobody scrubs the packets that no call uses")                           \
+    X(turn_early, "packet/turn.early", "a call sends before the launch in front of it has ended")                      \
     X(packet_header, "packet/header.none", "no lane waits for the headers of its peers")                               \
     X(epoch_same, "packet/epoch.same", "a call leaves the epoch as it is")                                             \
     X(call_ignored, "packet/call.ignored", "nobody looks which call a header belongs to")                              \
     X(start_acquire, "direct/start.acquire", "a peer's input is read without acquiring its start")                     \
-    X(start_early, "direct/start.early", "a peer's input is read before it has started")                               \
     X(end_fence, "direct/end.fence", "the end is told without the fence behind the sums")                              \
     X(end_early, "direct/end.early", "the end is told before the sums are written")                                    \
     X(end_unwaited, "direct/end.unwaited", "a call ends without waiting for the ends of its peers")                    \
@@ -51,7 +52,7 @@ namespace myelon {
     X(abort_ignored, "fault/abort.ignored", "a call behind one that gave up begins all the same")                      \
     X(patience_same, "fault/patience.same", "waits for others' waits are no more patient than waits for a rank")       \
     X(abort_unseen, "fault/abort.unseen", "waits do not look whether the host wants an end")                           \
-    X(calling_unseen, "fault/calling.unseen", "waits do not look whether the peer calls something else")              \
+    X(calling_unseen, "fault/calling.unseen", "waits do not look whether the peer calls something else")               \
     X(deadline_none, "fault/deadline.none", "waits have no deadline")                                                  \
     X(stage_unwaited, "copies/stage.unwaited", "nobody waits for the copies into a stage")                             \
     X(stage_barrier, "copies/stage.barrier", "the sender does not wait for the other threads' copies")                 \

@@ -13,7 +13,8 @@
 //   P3  Two parities are enough. Whoever sends in epoch e + 2 has had a header of every peer in epoch e + 1, and
 //       each peer sent that after its call of epoch e was complete: it reads nothing of epoch e any more.
 //   P4  No stale flag. Within 2^32 epochs every packet is written or scrubbed, so a flag that matches is new.
-//   P5  A call that is complete has moved the epoch of every lane by one; one that gave up moves none after it.
+//   P5  A call that is complete has moved the epoch of every lane by one. A thread that gave up moves none, and no
+//       later call of its rank begins.
 // ORDERING  none between halves or packets: see P2. What orders epoch e before e + 2 is the end of a launch, which
 //           is a fence, then a relaxed store and a relaxed load, and the end of the peer's launch ("packet/turn").
 // BOUND     As for rings: every wait ends after deadline_ns, or when an abort word is raised.
@@ -73,7 +74,9 @@ struct Turn {
 // Behind all earlier work: what a call has to know. Nothing is looked at yet, so that the caller can have its own
 // loads under way at the same time.
 MYELON_DEVICE Turn read_turn(AllReduceArgs const& args) {
-    after_earlier_work();
+    // ORDER packet/turn: all that is sent from here on comes behind the launch in front, whose end is a fence. Else a
+    // peer that had this header could write over packets of the last epoch that this rank still reads.
+    if (!weakened(Mutant::turn_early)) after_earlier_work();
     u32 const lane = block_index();
     u64 const abort = ld_relaxed_sys(abort_word(args, args.rank));
     return {ld_weak(epoch_word(args, lane)), abort, lane};
@@ -101,9 +104,9 @@ MYELON_DEVICE void end_turn(AllReduceArgs const& args, Turn const& turn, bool we
 // P4: writes this epoch into one packet of those that `peer` does not send in this call, another one each time.
 template <typename IsUsed>
 MYELON_DEVICE void scrub(AllReduceArgs const& args, Turn const& turn, u32 peer, IsUsed is_used) {
-    if (turn.lane != 0) return;
+    if (turn.lane != 0 || weakened(Mutant::packet_scrub_none)) return;
     u64 const number = (turn.epoch / 2) % payload_packet(args, args.inbox_packets);
-    if (is_used(number) && !weakened(Mutant::packet_scrub)) return;
+    if (is_used(number, peer) && !weakened(Mutant::packet_scrub)) return;
     send_packet(packet_at(args, args.rank, peer, turn.epoch, number), turn.epoch, vec8{});
 }
 
@@ -262,6 +265,8 @@ MYELON_DEVICE bool meet(AllReduceArgs const& args, Route const& route, Turn cons
     if (thread_index() >= args.ranks - 1) return true;
     u32 const peer = peer_at(args, thread_index());
     u64 const at = on_route(route, turn, 0);
+    // ORDER packet/turn: a header says that its sender reads nothing of the epoch before any more; the end of this
+    // launch acquires it for the sends of the next one.
     send_packet(route.to + at, turn.epoch, halves_of(args.call));
     if (turn.lane == 0 && thread_index() == 0) say_call(args);
     scrub(args, turn, peer, is_used);

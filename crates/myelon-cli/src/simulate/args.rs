@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use myelon_collectives::DataType;
+use myelon_lanes::Algorithm;
 use myelon_sim::simulation::{Limits, Mutant, TYPES};
 
-use super::numbers::{List, Numbers, Seeds, capacities, duration, numbers, seeds, slot_bytes};
+use super::numbers::{List, Numbers, Seeds, capacities, duration, inbox_packets, numbers, seeds, slot_bytes};
 use crate::args::data_types;
 
 /// Runs the kernels' own source under a seeded scheduler and a weak memory, and looks for a seed that breaks it
@@ -27,10 +28,13 @@ pub struct Simulate {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N", help_heading = "Seeds")]
     pub threads: Option<u16>,
 
+    /// What calls are made of: one-shot two-shot direct ring, with commas between them, or all
+    #[arg(long, default_value = "all", value_parser = algorithms, value_name = "NAMES", help_heading = "Cases")]
+    pub algo: Algorithms,
     /// Ranks, 2 to 8
     #[arg(long, default_value_t = Numbers(plain().ranks), value_parser = numbers(2, 8), value_name = "N|A..B", help_heading = "Cases")]
     pub ranks: Numbers,
-    /// Lanes of a window
+    /// Lanes of a window, and of its inbox
     #[arg(long, default_value_t = Numbers(plain().lanes), value_parser = numbers(1, 8), value_name = "N|A..B", help_heading = "Cases")]
     pub lanes: Numbers,
     /// Slots of a ring, powers of two
@@ -39,6 +43,9 @@ pub struct Simulate {
     /// Payload bytes of a slot, multiples of 16
     #[arg(long, default_value_t = List(plain().piece_bytes), value_parser = slot_bytes, value_name = "LIST", help_heading = "Cases")]
     pub slot_bytes: List,
+    /// Packets of payload that an inbox has room for, even numbers
+    #[arg(long, default_value_t = List(plain().inbox_packets), value_parser = inbox_packets, value_name = "LIST", help_heading = "Cases")]
+    pub inbox: List,
     /// Slots after which credit is returned, at most the capacity
     #[arg(long, default_value_t = Numbers(plain().credit_batches), value_parser = numbers(1, 64), value_name = "N|A..B", help_heading = "Cases")]
     pub credit_batch: Numbers,
@@ -48,7 +55,8 @@ pub struct Simulate {
     /// Calls that follow one another
     #[arg(long, default_value_t = Numbers(plain().calls), value_parser = numbers(1, 16), value_name = "N|A..B", help_heading = "Cases")]
     pub calls: Numbers,
-    /// Size of a call: what one slot for each owner carries, so many times, and a few bytes more or less
+    /// Size of a call: what one slot for each owner carries, so many times, and a few bytes more or less; at most what
+    /// the inbox has room for
     #[arg(long, default_value_t = Numbers(plain().chunks), value_parser = numbers(0, 256), value_name = "N|A..B", help_heading = "Cases")]
     pub chunks: Numbers,
     /// Element types: f16 bf16 f32 f64 i8 u8 i32 u32 i64 u64, with commas between them, or all
@@ -57,7 +65,7 @@ pub struct Simulate {
     /// Nothing goes wrong: no rank is missing, stops, is slow or disagrees, no word is overwritten
     #[arg(long, help_heading = "Cases")]
     pub no_mishaps: bool,
-    /// Rings begin at sequence 0 [default: there, near a wrap, or anywhere]
+    /// Rings begin at sequence 0, and calls by packets at epoch 0 [default: there, near a wrap, or anywhere]
     #[arg(long, help_heading = "Cases")]
     pub from_zero: bool,
 
@@ -86,8 +94,8 @@ copies under a scheduler that the seed drives. A load may return an older value 
 PTX lets it, and time is simulated. Not all that PTX allows is shown: what is left out stands in \
 docs/protocols/memory-model.md.
 
-What is looked at, in every step: races, credit, laps, ownership, order of words, silence of who gave \
-up, barriers, progress. At the end: every rank's result bit by bit against a reference, inputs unchanged, \
+What is looked at, in every step: races, credit, laps, ownership, order of words, turns of packets, epochs, \
+whose buffers are touched when, silence of who gave up, barriers, progress. At the end: every rank's result bit by bit against a reference, inputs unchanged, \
 records that name who was at fault, slots and cursors at rest.
 
 A failure prints the rule, the seed and a command that brings it back. The case is then made smaller as \
@@ -102,6 +110,8 @@ Examples:
     myelon simulate
   Four ranks, other seeds
     myelon simulate --ranks 4 --seeds 2000..9000
+  Calls by packets only, more of them in a row
+    myelon simulate --algo one-shot,two-shot --calls 3..=6
   Look for ten minutes among all numbers of ranks
     myelon simulate --ranks 2..=8 --until 10m
   What a missing fence does, with a picture
@@ -143,14 +153,27 @@ pub enum Format {
     Json,
 }
 
+/// Algorithms by name, in the order of [`Algorithm::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Algorithms(pub Vec<Algorithm>);
+
+impl std::fmt::Display for Algorithms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|algorithm| algorithm.name()).collect();
+        if self.0.len() == Algorithm::ALL.len() { f.write_str("all") } else { f.write_str(&names.join(",")) }
+    }
+}
+
 impl Simulate {
     /// What cases may be.
     pub fn limits(&self) -> Limits {
         Limits {
+            algorithms: self.algo.0.clone(),
             ranks: self.ranks.0.clone(),
             lanes: self.lanes.0.clone(),
             capacities: self.capacity.0.clone(),
             piece_bytes: self.slot_bytes.0.clone(),
+            inbox_packets: self.inbox.0.clone(),
             credit_batches: self.credit_batch.0.clone(),
             movers: *self.movers.0.start() as u32..=*self.movers.0.end() as u32,
             calls: self.calls.0.clone(),
@@ -196,18 +219,30 @@ impl Simulate {
 }
 
 /// The flags that give these limits, but for those without a value.
-fn flags(limits: &Limits) -> [String; 9] {
+fn flags(limits: &Limits) -> [String; 11] {
     [
+        format!("--algo {}", Algorithms(limits.algorithms.clone())),
         format!("--ranks {}", Numbers(limits.ranks.clone())),
         format!("--lanes {}", Numbers(limits.lanes.clone())),
         format!("--capacity {}", List(limits.capacities.clone())),
         format!("--slot-bytes {}", List(limits.piece_bytes.clone())),
+        format!("--inbox {}", List(limits.inbox_packets.clone())),
         format!("--credit-batch {}", Numbers(limits.credit_batches.clone())),
         format!("--movers {}", movers(limits)),
         format!("--calls {}", Numbers(limits.calls.clone())),
         format!("--chunks {}", Numbers(limits.chunks.clone())),
         format!("--datatype {}", Types(limits.types.clone())),
     ]
+}
+
+fn algorithms(text: &str) -> Result<Algorithms, String> {
+    if text == "all" {
+        return Ok(Algorithms(Algorithm::ALL.to_vec()));
+    }
+    let chosen: Result<Vec<Algorithm>, _> = text.split(',').map(str::parse).collect();
+    let chosen =
+        chosen.map_err(|error: myelon_lanes::SettingError| format!("{error}, or all of them: all"))?;
+    Ok(Algorithms(Algorithm::ALL.into_iter().filter(|algorithm| chosen.contains(algorithm)).collect()))
 }
 
 fn types(text: &str) -> Result<Types, String> {
@@ -251,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_replay_gives_the_same_cases_and_weakness() {
-        let lines: [&[&str]; 4] = [
+        let lines: [&[&str]; 5] = [
             &["--ranks", "4"],
             &["--ranks", "3..6", "--lanes", "2", "--capacity", "4,1", "--slot-bytes", "64", "-d", "float,i8"],
             &[
@@ -265,6 +300,7 @@ mod tests {
                 "0..=2",
                 "--no-mishaps",
             ],
+            &["--algo", "ring,one-shot", "--inbox", "4,64"],
             &["--from-zero", "--mutant", "ring/credit.gate", "--until", "10s", "--threads", "1"],
         ];
         for line in lines {
@@ -287,6 +323,17 @@ mod tests {
         );
         let large = parse(&["--ranks", "8", "--slot-bytes", "16,4K", "--chunks", "0..=256"]).unwrap();
         assert!(large.check_size().unwrap_err().contains(&(3 * 256 * 256 * 64).to_string()));
+    }
+
+    #[test]
+    fn algorithms_are_a_list_of_names_or_all() {
+        assert_eq!(algorithms("all").unwrap().to_string(), "all");
+        assert_eq!(
+            algorithms("ring,direct,ring").unwrap(),
+            Algorithms(vec![Algorithm::Direct, Algorithm::Ring])
+        );
+        assert!(algorithms("ring,tree").unwrap_err().contains("one-shot, two-shot, direct, ring"));
+        assert!(algorithms("").is_err());
     }
 
     #[test]

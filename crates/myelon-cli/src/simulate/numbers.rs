@@ -94,6 +94,13 @@ pub fn slot_bytes(text: &str) -> Result<List, String> {
     list(text, "multiples of 16 up to 4K", |bytes| bytes.is_multiple_of(16) && (16..=4096).contains(&bytes))
 }
 
+/// Reads packets of an inbox.
+pub fn inbox_packets(text: &str) -> Result<List, String> {
+    list(text, "even numbers from 2 to 1024", |packets| {
+        packets.is_multiple_of(2) && (2..=1024).contains(&packets)
+    })
+}
+
 /// Reads a span of time such as `30s`, `10m` or `1.5h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let needed = || format!("needed a duration such as 30s, 10m or 2h, not `{text}`");

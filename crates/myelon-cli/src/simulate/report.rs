@@ -152,6 +152,7 @@ fn json_case(case: &Case) -> Value {
     let shape = &case.shape;
     let calls = case.calls.iter().map(|call| {
         json!({
+            "algorithm": call.algorithm.name(),
             "dtype": call.dtype,
             "op": call.op,
             "elements": call.elements,
@@ -171,6 +172,8 @@ fn json_case(case: &Case) -> Value {
         "slot_bytes": shape.piece_bytes,
         "credit_batch": shape.credit_batch,
         "first": shape.first,
+        "inbox_lanes": shape.inbox.lanes,
+        "inbox_packets": shape.inbox.packets,
         "movers": case.movers,
         "skew": case.skew,
         "calls": calls.collect::<Vec<Value>>(),

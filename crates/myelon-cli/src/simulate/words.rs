@@ -3,7 +3,7 @@
 use myelon_sim::model::Schedule;
 use myelon_sim::simulation::{Call, Case, Limits, Mishap, Mutant};
 
-use super::args::Types;
+use super::args::{Algorithms, Types};
 use super::numbers::{List, Numbers};
 
 /// The case as names and what they stand for, one line each.
@@ -23,6 +23,10 @@ pub fn case(case: &Case) -> Vec<(String, String)> {
                 sequence(shape.first)
             ),
         ),
+        row(
+            "inbox",
+            format!("{}, {}", count(shape.inbox.lanes, "lane"), count(shape.inbox.packets, "packet")),
+        ),
         row("blocks", format!("{} and a signal warp", count(case.movers as usize, "mover"))),
     ];
     rows.extend(case.calls.iter().enumerate().map(|(number, of)| row(&format!("call {number}"), call(of))));
@@ -41,6 +45,7 @@ pub fn expression(case: &Case, mutant: Mutant, seed: u64) -> String {
         "Simulation::new({}).lanes({}).capacity({}).piece_bytes({}).credit_batch({}).first({:#x})\n",
         shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes, shape.credit_batch, shape.first
     );
+    words += &format!(".inbox({}, {})\n", shape.inbox.lanes, shape.inbox.packets);
     words +=
         &format!(".movers({}).skew({}).schedule(Schedule::{:?})\n", case.movers, case.skew, case.schedule);
     case.calls.iter().for_each(|call| words += &format!(".call({call:?})\n"));
@@ -48,7 +53,8 @@ pub fn expression(case: &Case, mutant: Mutant, seed: u64) -> String {
     if mutant != Mutant::NONE {
         words += &format!(".mutant(Mutant::find(\"{mutant}\").unwrap())\n");
     }
-    words + &format!(".run({seed})")
+    // Derived text gives an algorithm without its type.
+    words.replace("algorithm: ", "algorithm: Algorithm::") + &format!(".run({seed})")
 }
 
 /// What cases may be, in one line.
@@ -56,12 +62,14 @@ pub fn limits(limits: &Limits) -> String {
     let Limits { movers, .. } = limits;
     let movers = Numbers(*movers.start() as usize..=*movers.end() as usize);
     format!(
-        "ranks {}, lanes {}, slots {} of {} bytes, credit after {}, movers {movers}, calls {}, chunks {}, \
-         types {}, {}",
+        "algorithms {}, ranks {}, lanes {}, slots {} of {} bytes, inbox {}, credit after {}, movers {movers}, \
+         calls {}, chunks {}, types {}, {}",
+        Algorithms(limits.algorithms.clone()),
         Numbers(limits.ranks.clone()),
         Numbers(limits.lanes.clone()),
         List(limits.capacities.clone()),
         List(limits.piece_bytes.clone()),
+        List(limits.inbox_packets.clone()),
         Numbers(limits.credit_batches.clone()),
         Numbers(limits.calls.clone()),
         Numbers(limits.chunks.clone()),
@@ -88,15 +96,17 @@ fn sequence(value: u64) -> String {
 
 fn call(call: &Call) -> String {
     let mut words = format!(
-        "{} {} of {}, {}, on {} by {} a role, {} bytes a slot",
+        "{}: {} {} of {}, {}, on {}",
+        call.algorithm,
         call.dtype,
         call.op,
         count(call.elements, "element"),
         if call.in_place { "in place" } else { "out of place" },
         count(call.lanes, "lane"),
-        count(call.workers, "block"),
-        call.piece_bytes
     );
+    if !call.is_of_packets() {
+        words += &format!(" by {} a role, {} bytes a slot", count(call.workers, "block"), call.piece_bytes);
+    }
     if call.skewed > 0 {
         words += &format!(", buffers of rank r {} * (r + 1) elements beside 16 bytes", call.skewed);
     }
@@ -113,14 +123,16 @@ fn mishap(mishap: Mishap) -> String {
             format!("rank {rank} stops after {after_steps} steps, until its peers' deadline has passed")
         }
         Mishap::Slow { rank } => format!("rank {rank} runs only when nobody else can"),
-        Mishap::OtherCount { rank } => format!("the last call of rank {rank} has one element more"),
+        Mishap::OtherCount { rank, algorithm } => {
+            format!("the last call of rank {rank} has one element more, and goes by {algorithm}")
+        }
         Mishap::Aborted { rank, after, alone } => {
             let peers = if alone { ", and its peers make no call" } else { "" };
             format!("the host tells rank {rank} to give up after {after} looks{peers}")
         }
         Mishap::Overwritten { rank, gating } => {
-            let word = if gating { "gating" } else { "sequence" };
-            format!("a {word} word that rank {rank} reads is overwritten, and its peers make no call")
+            let word = if gating { "gating word (or a packet)" } else { "sequence word (or a header)" };
+            format!("a {word} that rank {rank} reads is overwritten, and its peers make no call")
         }
     }
 }
@@ -137,6 +149,7 @@ fn schedule(schedule: Schedule) -> String {
 
 #[cfg(test)]
 mod tests {
+    use myelon_lanes::Algorithm;
     use myelon_sim::simulation::Simulation;
 
     use super::*;
@@ -148,14 +161,16 @@ mod tests {
 
     #[test]
     fn a_case_is_told_line_by_line() {
-        let simulation = Simulation::new(3).capacity(1).sum("i32", 1).sum("u8", 20).skew(4);
+        let simulation = Simulation::new(3).capacity(1).sum("i32", 1);
+        let simulation = simulation.sum_by(Algorithm::TwoShot, "u8", 20).skew(4);
         assert_eq!(
             words(&simulation),
             "ranks: 3\n\
              rings: 1 lane, 1 slot of 48 bytes each, credit after 1 slot, from sequence 0\n\
+             inbox: 1 lane, 16 packets\n\
              blocks: 1 mover and a signal warp\n\
-             call 0: i32 sum of 1 element, out of place, on 1 lane by 1 block a role, 48 bytes a slot\n\
-             call 1: u8 sum of 20 elements, out of place, on 1 lane by 1 block a role, 48 bytes a slot\n\
+             call 0: ring: i32 sum of 1 element, out of place, on 1 lane by 1 block a role, 48 bytes a slot\n\
+             call 1: two-shot: u8 sum of 20 elements, out of place, on 1 lane\n\
              begin: rank r, 4 times r steps late\n\
              mishap: none\n\
              schedule: by lot\n"
@@ -172,6 +187,7 @@ mod tests {
     #[test]
     fn a_case_as_an_expression_is_the_same_case() {
         let call = |in_place| Call {
+            algorithm: Algorithm::TwoShot,
             dtype: "i32",
             op: "max",
             elements: 7,
@@ -182,9 +198,10 @@ mod tests {
             piece_bytes: 16,
         };
         let simulation = Simulation::new(3).lanes(2).capacity(4).piece_bytes(32).credit_batch(3).first(11);
-        let simulation = simulation.movers(2).skew(5).schedule(Schedule::Priority { changes: 2, steps: 9 });
+        let simulation =
+            simulation.inbox(2, 6).movers(2).skew(5).schedule(Schedule::Priority { changes: 2, steps: 9 });
         let simulation = simulation.call(call(true)).call(call(false));
-        let simulation = simulation.mishap(Mishap::Stops { rank: 1, after_steps: 8 });
+        let simulation = simulation.mishap(Mishap::OtherCount { rank: 1, algorithm: Algorithm::Direct });
         let (words, again) = both!(
             Simulation::new(3)
                 .lanes(2)
@@ -192,10 +209,12 @@ mod tests {
                 .piece_bytes(32)
                 .credit_batch(3)
                 .first(0xb)
+                .inbox(2, 6)
                 .movers(2)
                 .skew(5)
                 .schedule(Schedule::Priority { changes: 2, steps: 9 })
                 .call(Call {
+                    algorithm: Algorithm::TwoShot,
                     dtype: "i32",
                     op: "max",
                     elements: 7,
@@ -206,6 +225,7 @@ mod tests {
                     piece_bytes: 16
                 })
                 .call(Call {
+                    algorithm: Algorithm::TwoShot,
                     dtype: "i32",
                     op: "max",
                     elements: 7,
@@ -215,7 +235,7 @@ mod tests {
                     workers: 1,
                     piece_bytes: 16
                 })
-                .mishap(Mishap::Stops { rank: 1, after_steps: 8 })
+                .mishap(Mishap::OtherCount { rank: 1, algorithm: Algorithm::Direct })
         );
         assert_eq!(again.case(), simulation.case());
         let bare = |text: &str| text.split_whitespace().collect::<String>();
@@ -232,7 +252,7 @@ mod tests {
             Mishap::Stops { rank: 5, after_steps: 77 },
             Mishap::Pauses { rank: 5, after_steps: 77 },
             Mishap::Slow { rank: 5 },
-            Mishap::OtherCount { rank: 5 },
+            Mishap::OtherCount { rank: 5, algorithm: Algorithm::Direct },
             Mishap::Aborted { rank: 5, after: 77, alone: false },
             Mishap::Aborted { rank: 5, after: 77, alone: true },
             Mishap::Overwritten { rank: 5, gating: true },

@@ -68,6 +68,7 @@ pub(super) fn build(scene: &mut Scene) {
         blocks: 1,
         threads: SLOT_WORDS as u32,
         warp_threads: SLOT_WORDS as u32,
+        last_is_part: false,
         shared_words: 0,
     };
     scene.world.thread(Device::Host, 1, move |host| {

@@ -36,6 +36,7 @@ pub(super) fn build(scene: &mut Scene) {
             blocks: 1,
             threads: threads as u32,
             warp_threads: threads as u32,
+            last_is_part: false,
             shared_words: 0,
         };
         let launch = host.launch(grid, move |t| {

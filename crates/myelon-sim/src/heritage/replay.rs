@@ -13,7 +13,15 @@ fn value_of(replay: usize, message: usize) -> u64 {
 }
 
 fn one_thread(rank: u32) -> Grid {
-    Grid { device: Device::Gpu(rank), party: rank, blocks: 1, threads: 1, warp_threads: 1, shared_words: 0 }
+    Grid {
+        device: Device::Gpu(rank),
+        party: rank,
+        blocks: 1,
+        threads: 1,
+        warp_threads: 1,
+        last_is_part: false,
+        shared_words: 0,
+    }
 }
 
 pub(super) fn build(scene: &mut Scene) {

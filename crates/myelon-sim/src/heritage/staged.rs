@@ -33,7 +33,15 @@ pub(super) fn build(scene: &mut Scene) {
     };
     scene.world.thread(Device::Host, 0, move |host| {
         let device = Device::Gpu(0);
-        let grid = Grid { device, party: 0, blocks: 1, threads, warp_threads: threads, shared_words: 0 };
+        let grid = Grid {
+            device,
+            party: 0,
+            blocks: 1,
+            threads,
+            warp_threads: threads,
+            last_is_part: false,
+            shared_words: 0,
+        };
         let launch = host.launch(grid, move |_| port::run_kernel(kernel, &args));
         // The flag is to be believed at once, before the kernel has ended.
         loop {

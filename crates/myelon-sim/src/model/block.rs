@@ -35,6 +35,7 @@ struct Vote {
 pub(super) struct Block {
     threads: u32,
     warp_threads: u32,
+    last_is_part: bool,
     /// Behind an `Rc`, and only shared, because threads keep addresses of them while the block moves.
     words: Rc<[UnsafeCell<u64>]>,
     stage: Option<Address>,
@@ -44,10 +45,12 @@ pub(super) struct Block {
 }
 
 impl Block {
-    fn new(threads: u32, warp_threads: u32, words: usize) -> Self {
+    fn new(grid: Grid) -> Self {
+        let Grid { threads, warp_threads, last_is_part, shared_words: words, .. } = grid;
         Self {
             threads,
             warp_threads,
+            last_is_part,
             stage: None,
             words: (0..words).map(|_| UnsafeCell::new(0xdead_beef_dead_beef)).collect(),
             cells: vec![Cell::untouched(); words * 8 / GRANULE],
@@ -69,7 +72,7 @@ impl Block {
 
 impl Core {
     pub(super) fn new_block(&mut self, grid: Grid) -> u32 {
-        self.blocks.push(Block::new(grid.threads, grid.warp_threads, grid.shared_words));
+        self.blocks.push(Block::new(grid));
         self.blocks.len() as u32 - 1
     }
 
@@ -188,8 +191,9 @@ impl Core {
     fn vote_of(&mut self, id: ThreadId) -> (&mut Vote, u32) {
         let place = self.threads[id as usize].place;
         let block = &mut self.blocks[place.block.expect("a vote belongs to a block") as usize];
-        // Counted from the last thread, so that a block may begin with a warp that is not whole.
-        let warp = (block.threads - 1 - place.thread) / block.warp_threads;
+        // Counted from the end that has only whole warps.
+        let from_there = if block.last_is_part { place.thread } else { block.threads - 1 - place.thread };
+        let warp = from_there / block.warp_threads;
         let size = block.warp_threads.min(block.threads - warp * block.warp_threads);
         (&mut block.votes[warp as usize], size)
     }

@@ -55,8 +55,11 @@ pub(super) struct ThreadState {
 pub(super) struct LaunchState {
     unfinished: u32,
     view: View,
-    waiter: Option<ThreadId>,
+    /// Whoever waits for its end, and the launch behind it.
+    waiters: Vec<ThreadId>,
     agents: Vec<u32>,
+    /// The launch in front of it that need not have ended when it begins.
+    before: Option<u32>,
 }
 
 /// Those who fail, stop or are slow together: a rank.
@@ -189,6 +192,8 @@ impl Core {
         self.agents[agent as usize].1 = id;
         let mut view = parent.map(|parent| self.threads[parent as usize].view.clone()).unwrap_or_default();
         let start = Rc::new(view.clone());
+        // A launch begins with a fence: its relaxed stores carry what its starter knew.
+        let released = launch.is_some().then(|| start.clone());
         self.agents[agent as usize].0 += 1;
         view.raise_clock(agent, self.agents[agent as usize].0);
         if let Some(launch) = launch {
@@ -203,7 +208,7 @@ impl Core {
             start,
             view,
             pending: View::default(),
-            released: None,
+            released,
             copies: [None, None],
             polled: Vec::new(),
             recent: [(u32::MAX, 0); 4],
@@ -219,12 +224,13 @@ impl Core {
         id
     }
 
-    pub(super) fn new_launch(&mut self) -> u32 {
+    pub(super) fn new_launch(&mut self, before: Option<u32>) -> u32 {
         self.launches.push(LaunchState {
             unfinished: 0,
             view: View::default(),
-            waiter: None,
+            waiters: Vec::new(),
             agents: Vec::new(),
+            before,
         });
         self.launches.len() as u32 - 1
     }
@@ -243,22 +249,46 @@ impl Core {
         self.emit(id, Action::End);
         let thread = &mut self.threads[id as usize];
         thread.state = State::Ended;
-        let view = std::mem::take(&mut thread.view);
+        let (mut view, pending) = (std::mem::take(&mut thread.view), std::mem::take(&mut thread.pending));
         if let Some(launch) = thread.launch {
+            // A launch ends with a fence, which also acquires what its relaxed loads have read.
+            view.join(&pending);
             let launch = &mut self.launches[launch as usize];
             launch.view.join(&view);
             launch.unfinished -= 1;
-            if let Some(waiter) = launch.waiter.filter(|_| launch.unfinished == 0) {
-                self.wake(waiter);
+            if launch.unfinished == 0 {
+                for waiter in std::mem::take(&mut launch.waiters) {
+                    self.wake(waiter);
+                }
             }
         }
+    }
+
+    /// Whether the launch in front of the thread's own has ended; then the thread knows all that it did, as if it
+    /// had begun behind it. Else it waits.
+    pub(super) fn try_begin(&mut self, id: ThreadId) -> bool {
+        let launch = self.threads[id as usize].launch;
+        let Some(before) = launch.and_then(|launch| self.launches[launch as usize].before) else {
+            return true;
+        };
+        let before = &mut self.launches[before as usize];
+        if before.unfinished > 0 {
+            before.waiters.push(id);
+            self.block_on(id, "the launch in front");
+            return false;
+        }
+        let thread = &mut self.threads[id as usize];
+        thread.view.join(&before.view);
+        thread.released = Some(Rc::new(thread.view.clone()));
+        self.advance(id);
+        true
     }
 
     /// Whether the launch has ended; then the caller knows all that it did. Else the caller waits.
     pub(super) fn try_join(&mut self, id: ThreadId, launch: u32) -> bool {
         let launch = &mut self.launches[launch as usize];
         if launch.unfinished > 0 {
-            launch.waiter = Some(id);
+            launch.waiters.push(id);
             self.block_on(id, "a launch");
             return false;
         }

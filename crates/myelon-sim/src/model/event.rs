@@ -62,6 +62,13 @@ pub enum Action {
     },
     /// A fence.
     Fence,
+    /// Started the threads of a grid.
+    Launch {
+        /// Number of its first block among all blocks of the world.
+        first_block: u32,
+        /// Threads of all its blocks.
+        threads: u32,
+    },
     /// Was counted at a barrier of its block.
     Arrive {
         /// Which one.

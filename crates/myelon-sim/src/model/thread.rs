@@ -35,6 +35,8 @@ pub struct Grid {
     pub threads: u32,
     /// Threads of a block that vote together.
     pub warp_threads: u32,
+    /// Where threads are left over for a warp that is not whole: whether it is the block's last, or its first.
+    pub last_is_part: bool,
     /// Words of 64 bits that the threads of a block share.
     pub shared_words: usize,
 }
@@ -234,13 +236,29 @@ impl Thread {
         self.quietly(|core| core.fail(super::Violation::new(rule, message)));
     }
 
-    /// Starts the threads of a grid; each knows what this thread knows.
+    /// Starts the threads of a grid; each knows what this thread knows, and its relaxed stores carry that: both ends
+    /// of a launch are fences at system scope.
     ///
     /// Each has a stack of 256 KiB, as in [`World::thread`](super::World::thread).
     pub fn launch(&self, grid: Grid, body: impl Fn(&Thread) + 'static) -> Launch {
-        let body: Body = Rc::new(body);
+        self.start(grid, None, Rc::new(body))
+    }
+
+    /// As [`launch`](Self::launch), while the launch `before` may still be running: its end is behind
+    /// [`after_earlier_work`](Self::after_earlier_work) only.
+    pub fn launch_early(&self, grid: Grid, before: Launch, body: impl Fn(&Thread) + 'static) -> Launch {
+        self.start(grid, Some(before.0), Rc::new(body))
+    }
+
+    /// Waits until the launch in front of this thread's own has ended; then this thread knows what that one did.
+    pub fn after_earlier_work(&self) {
+        while !self.step(|core| core.try_begin(self.id)) {}
+    }
+
+    fn start(&self, grid: Grid, before: Option<u32>, body: Body) -> Launch {
         self.step(|core| {
-            let launch = core.new_launch();
+            let launch = core.new_launch(before);
+            let first_block = core.blocks.len() as u32;
             for block in 0..grid.blocks {
                 let number = core.new_block(grid);
                 for thread in 0..grid.threads {
@@ -251,6 +269,7 @@ impl Thread {
             }
             // What this thread does from here on, the launch does not know.
             core.advance(self.id);
+            core.emit(self.id, Action::Launch { first_block, threads: grid.blocks * grid.threads });
             Launch(launch)
         })
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use myelon_ring::{RingError, WindowLayout};
+use myelon_lanes::{Algorithm, Inbox};
+use myelon_ring::RingError;
 
 use crate::launch::Shape;
 use crate::model::Schedule;
@@ -27,6 +28,8 @@ pub const OPERATIONS: [&str; 5] = ["sum", "prod", "min", "max", "avg"];
 /// One all-reduce, as every rank calls it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// What it is made of.
+    pub algorithm: Algorithm,
     /// One of [`TYPES`].
     pub dtype: &'static str,
     /// One of [`OPERATIONS`].
@@ -37,15 +40,20 @@ pub struct Call {
     pub in_place: bool,
     /// Elements by which the buffers stand beside a multiple of 16 bytes, times the rank plus 1.
     pub skewed: usize,
-    /// Lanes that are used, at most the window's.
+    /// Lanes that are used, at most the window's, or its inbox's.
     pub lanes: usize,
-    /// Blocks of each role, at most `lanes`.
+    /// The ring's blocks of each role, at most `lanes`.
     pub workers: usize,
-    /// Payload bytes of a slot, at most the window's.
+    /// Payload bytes of the ring's slots, at most the window's.
     pub piece_bytes: usize,
 }
 
 impl Call {
+    /// Whether it goes by packets, and so takes an epoch.
+    pub fn is_of_packets(&self) -> bool {
+        self.algorithm != Algorithm::Ring
+    }
+
     /// Bytes of an element.
     pub fn element_bytes(&self) -> usize {
         TYPES.iter().find(|known| known.0 == self.dtype).expect("one of TYPES").1
@@ -59,14 +67,14 @@ impl Call {
     /// The kernel's name.
     pub fn kernel(&self) -> String {
         let op = if self.op == "avg" { "sum" } else { self.op };
-        format!("all_reduce_ring_{}_{op}", self.dtype)
+        format!("all_reduce_{}_{}_{op}", self.algorithm.name().replace('-', "_"), self.dtype)
     }
 
     /// The word by which ranks find out that they call differently.
     pub fn word(&self) -> u64 {
         let dtype = TYPES.iter().position(|known| known.0 == self.dtype).unwrap_or(0) as u64;
         let op = OPERATIONS.iter().position(|known| *known == self.op).unwrap_or(0) as u64;
-        (self.elements as u64) << 16 | dtype << 8 | op << 4 | 1
+        (self.elements as u64) << 16 | dtype << 8 | op << 4 | (1 + self.algorithm as u64)
     }
 }
 
@@ -97,10 +105,12 @@ pub enum Mishap {
         /// Which one.
         rank: usize,
     },
-    /// The rank's last call has one element more than the others'.
+    /// The rank's last call has one element more than the others', and perhaps another algorithm for it.
     OtherCount {
         /// Which one.
         rank: usize,
+        /// What its call is made of.
+        algorithm: Algorithm,
     },
     /// The host tells the rank to give up.
     Aborted {
@@ -115,7 +125,8 @@ pub enum Mishap {
     Overwritten {
         /// Which one.
         rank: usize,
-        /// A gating word, else a sequence word.
+        /// A gating word, else a sequence word. Where the first call goes by packets: a packet of the payload or,
+        /// with the direct algorithm, of the first lane; else a header, of the last lane.
         gating: bool,
     },
 }
@@ -128,7 +139,7 @@ impl Mishap {
             | Self::Stops { rank, .. }
             | Self::Pauses { rank, .. }
             | Self::Slow { rank }
-            | Self::OtherCount { rank }
+            | Self::OtherCount { rank, .. }
             | Self::Aborted { rank, .. }
             | Self::Overwritten { rank, .. } => rank,
         }
@@ -138,7 +149,7 @@ impl Mishap {
 /// A simulation that follows from its seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// The window: ranks, lanes, capacity, slot bytes, credit batch, first sequence.
+    /// The window: ranks, lanes, capacity, slot bytes, credit batch, first sequence and epoch, inbox.
     pub shape: Shape,
     /// Threads of a block that move; the signal warp comes on top.
     pub movers: u32,
@@ -201,14 +212,29 @@ impl fmt::Display for CaseError {
 impl std::error::Error for CaseError {}
 
 impl Case {
+    /// What `rank` calls as call `number`.
+    pub fn call_of(&self, rank: usize, number: usize) -> Call {
+        let call = self.calls[number].clone();
+        match self.mishap {
+            Some(Mishap::OtherCount { rank: other, algorithm })
+                if other == rank && number + 1 == self.calls.len() =>
+            {
+                let lanes = call.lanes.min(lanes_of(&self.shape, algorithm));
+                let workers = call.workers.min(lanes);
+                Call { algorithm, elements: call.elements + 1, lanes, workers, ..call }
+            }
+            _ => call,
+        }
+    }
+
     /// Whether it can be run: a shape that a window has, and calls that this window can carry.
     ///
     /// # Errors
     ///
     /// The first thing that is out of bounds.
     pub fn check(&self) -> Result<(), CaseError> {
-        let Shape { ranks, lanes, capacity, piece_bytes, credit_batch, .. } = self.shape;
-        let layout = WindowLayout::new(ranks, lanes, capacity, piece_bytes).map_err(CaseError::Window)?;
+        let Shape { ranks, lanes, capacity, credit_batch, inbox, .. } = self.shape;
+        let layout = self.shape.layout().map_err(CaseError::Window)?;
         if !(1..=capacity).contains(&credit_batch) {
             return Err(CaseError::Window(RingError::CreditBatch { credit_batch, capacity }));
         }
@@ -218,6 +244,7 @@ impl Case {
         };
         let mut bounds = vec![
             within("lanes", 1, LANES_MAX as u64, lanes as u64),
+            within("lanes of the inbox", 0, LANES_MAX as u64, inbox.lanes as u64),
             within("slots of a ring", 1, CAPACITY_MAX as u64, capacity as u64),
             within("bytes of a window", 1, BYTES_MAX as u64, layout.bytes() as u64),
             within("movers", 1, MOVERS_MAX.into(), self.movers.into()),
@@ -228,11 +255,25 @@ impl Case {
         bounds.extend(rank);
         let all: Result<(), _> = bounds.into_iter().collect();
         all.map_err(|(what, needed, seen)| CaseError::Bounds { what, needed, seen })?;
-        self.calls.iter().enumerate().try_for_each(|(number, call)| {
+        (0..self.calls.len()).try_for_each(|number| {
             let refused = |(what, needed, seen)| CaseError::Call { call: number, what, needed, seen };
-            call.check(&self.shape, within).map_err(refused)
+            let of_rank = |rank| self.call_of(rank, number).check(&self.shape, within);
+            let other = self.mishap.map_or(0, Mishap::rank);
+            self.calls[number].check(&self.shape, within).and_then(|()| of_rank(other)).map_err(refused)
         })
     }
+}
+
+/// Lanes that calls of an algorithm may have.
+pub(super) fn lanes_of(shape: &Shape, algorithm: Algorithm) -> usize {
+    if algorithm == Algorithm::Ring { shape.lanes } else { shape.inbox.lanes }
+}
+
+/// The largest payload that an algorithm carries in a window of that shape.
+pub(super) fn bytes_max(shape: &Shape, algorithm: Algorithm) -> usize {
+    let inbox = Inbox { lanes: shape.inbox.lanes as u32, packets: shape.inbox.packets as u32 };
+    let most = algorithm.bytes_max(shape.ranks as u32, inbox);
+    most.min(BYTES_MAX as u64) as usize
 }
 
 /// What is out of bounds, what it must be, what it is.
@@ -251,9 +292,9 @@ impl Call {
         if !operations.contains(&self.op) {
             return Err(("operation", operations.join(", "), self.op.into()));
         }
-        within("elements", 0, (BYTES_MAX / bytes) as u64, self.elements as u64)?;
+        within("elements", 0, (bytes_max(shape, self.algorithm) / bytes) as u64, self.elements as u64)?;
         within("skew of buffers", 0, 15, self.skewed as u64)?;
-        within("lanes", 1, shape.lanes as u64, self.lanes as u64)?;
+        within("lanes", 1, lanes_of(shape, self.algorithm) as u64, self.lanes as u64)?;
         within("blocks of a role", 1, self.lanes as u64, self.workers as u64)?;
         within("bytes of a slot", 16, shape.piece_bytes as u64, self.piece_bytes as u64)?;
         match self.piece_bytes.is_multiple_of(16) {

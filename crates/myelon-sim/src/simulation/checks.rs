@@ -1,18 +1,24 @@
-//! The rules of docs/protocols/ring.md and fault.md that are looked at in every step, each a checker of its own.
+//! The rules of docs/protocols that are looked at in every step, each a checker of its own; those of packets are in
+//! `packets.rs`.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::launch::Shape;
-use crate::model::{Action, Address, Check, Event, Place};
-use crate::port::GAVE_UP;
-
+use super::launches::{Launches, first_block};
 use super::map::{Map, RingName, Spot};
+use super::packets::{Broken, Buffer, By, Packets};
+use crate::launch::Shape;
+use crate::model::{Action, Address, Check, Event, Place, ThreadId};
+use crate::port::GAVE_UP;
 
 /// An access to a window: who did what where.
 struct Seen {
     rank: usize,
+    thread: ThreadId,
     block: Option<u32>,
     launch: u32,
+    /// Number of the call, where a kernel does it.
+    number: Option<usize>,
     window: usize,
     spot: Spot,
     access: Access,
@@ -56,7 +62,9 @@ fn ownership(seen: &Seen) -> Verdict {
         };
     };
     let (owner, what) = match seen.spot {
-        Spot::Abort => return Ok(()),
+        // Packets and epochs have rules of their own.
+        Spot::Abort | Spot::Packet(_) | Spot::Epoch(_) => return Ok(()),
+        Spot::Calling | Spot::Call => (seen.window, "what it calls".into()),
         Spot::Recorded => (seen.window, "the recorded word".into()),
         Spot::Cursor(role, lane) => (seen.window, format!("the cursor of {role:?} in lane {lane}")),
         Spot::Gating(ring) => (ring.destination as usize, format!("the gating word of the {ring}")),
@@ -131,17 +139,14 @@ struct GaveUp {
     rank: usize,
     launch: u32,
     block: u32,
+    thread: ThreadId,
     lane: u8,
     sequence: u64,
 }
 
-/// A launch by the number of its first block: those of later launches are larger.
-fn launch(place: &Place) -> u32 {
-    place.block.map_or(0, |block| block - place.block_index)
-}
-
 /// R8, F4: a block that gave up in a round tells nobody of that round, of a later one, or of a later lane, and
-/// moves no cursor. Behind a launch in which a block gave up, the rank's later launches write nothing at all.
+/// moves no cursor. A thread that gave up sends no packet, moves no epoch and writes no output. Behind a launch in which
+/// a wait gave up, the rank's later launches write nothing but what they call.
 #[derive(Default)]
 struct Silence {
     gave_up: Vec<GaveUp>,
@@ -154,6 +159,9 @@ impl Silence {
             (Spot::Sequence(ring, _), Access::Write(Some(value))) => (ring.lane, Some(value)),
             (Spot::Gating(ring), Access::Write(Some(value))) => (ring.lane, Some(value.wrapping_sub(1))),
             (Spot::Cursor(_, lane), Access::Write(_)) => (lane, None),
+            (Spot::Packet(_) | Spot::Epoch(_), Access::Write(_)) => {
+                return self.of_thread(seen.thread, seen.spot);
+            }
             _ => return Ok(()),
         };
         let late = |of: &&GaveUp| {
@@ -169,22 +177,37 @@ impl Silence {
         }
     }
 
+    /// What the thread itself may no longer write.
+    fn of_thread(&self, thread: ThreadId, what: impl std::fmt::Debug) -> Verdict {
+        match self.gave_up.iter().find(|of| of.thread == thread) {
+            Some(GaveUp { rank, sequence, .. }) => {
+                Err(format!("a thread of rank {rank} gave up at {sequence:#x} and went on: {what:?}"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn behind(&self, seen: &Seen) -> Verdict {
-        if seen.access == Access::Read || matches!(seen.spot, Spot::Abort | Spot::Recorded) {
+        let of_fault = matches!(seen.spot, Spot::Abort | Spot::Recorded | Spot::Calling | Spot::Call);
+        if seen.access == Access::Read || of_fault {
             return Ok(());
         }
-        match self.gave_up.iter().find(|of| of.rank == seen.rank && of.launch < seen.launch) {
-            Some(GaveUp { sequence, .. }) => Err(format!(
-                "rank {} gave up at {sequence:#x}, and its next call wrote: {:?}",
-                seen.rank, seen.spot
-            )),
+        self.of_later_launch(seen.rank, seen.launch, seen.spot)
+    }
+
+    fn of_later_launch(&self, rank: usize, launch: u32, what: impl std::fmt::Debug) -> Verdict {
+        match self.gave_up.iter().find(|of| of.rank == rank && of.launch < launch) {
+            Some(GaveUp { sequence, .. }) => {
+                Err(format!("rank {rank} gave up at {sequence:#x}, and its next call wrote: {what:?}"))
+            }
             None => Ok(()),
         }
     }
 }
 
 /// The names of the checkers here, as violations carry them.
-pub(super) const NAMES: [&str; 5] = ["ownership", "monotone", "credit", "lap", "silence"];
+pub(super) const NAMES: [&str; 8] =
+    ["ownership", "monotone", "credit", "lap", "silence", "turn", "epoch", "buffers"];
 
 /// Leads every access to a window past each checker.
 pub(super) struct Checks {
@@ -192,19 +215,41 @@ pub(super) struct Checks {
     capacity: u64,
     rings: Vec<Progress>,
     silence: Silence,
+    launches: Rc<RefCell<Launches>>,
+    packets: Packets,
+    /// By segment.
+    buffers: Vec<Option<Buffer>>,
     broken: &'static str,
 }
 
 impl Checks {
-    pub(super) fn new(map: Rc<Map>, shape: &Shape) -> Self {
+    pub(super) fn new(
+        map: Rc<Map>,
+        shape: &Shape,
+        launches: Rc<RefCell<Launches>>,
+        packets: Packets,
+        buffers: Vec<Option<Buffer>>,
+    ) -> Self {
         let start = Progress { published: shape.first, returned: shape.first };
         let rings = vec![start; map.numbers()];
-        Self { map, capacity: shape.capacity as u64, rings, silence: Silence::default(), broken: NAMES[0] }
+        let (capacity, silence) = (shape.capacity as u64, Silence::default());
+        Self { map, capacity, rings, silence, launches, packets, buffers, broken: NAMES[0] }
     }
 
-    fn look(&mut self, seen: &Seen) -> Result<(), (&'static str, String)> {
+    fn look(&mut self, seen: &Seen) -> Result<(), Broken> {
         ownership(seen).map_err(|message| ("ownership", message))?;
         self.silence.behind(seen).map_err(|message| ("silence", message))?;
+        if let Some(number) = seen.number {
+            let by = By { rank: seen.rank, number };
+            match (seen.spot, seen.access) {
+                (Spot::Packet(packet), Access::Read) => self.packets.read(by, &packet)?,
+                (Spot::Packet(packet), Access::Write(value)) => {
+                    self.packets.written(by, &packet, value.unwrap_or(0))?;
+                }
+                (Spot::Epoch(lane), Access::Write(_)) => self.packets.moved(by, seen.window, lane)?,
+                _ => {}
+            }
+        }
         let (Spot::Gating(name) | Spot::Sequence(name, _) | Spot::Slot(name, _)) = seen.spot else {
             return self.silence.observe(seen).map_err(|message| ("silence", message));
         };
@@ -221,16 +266,59 @@ impl Checks {
         self.silence.observe(seen).map_err(|message| ("silence", message))
     }
 
-    fn look_at_all(&mut self, access: Access, at: Address, bytes: u32, place: &Place) -> Verdict {
-        let (rank, block, launch) = (place.party as usize, place.block, launch(place));
+    fn look_at_all(
+        &mut self,
+        access: Access,
+        at: Address,
+        bytes: u32,
+        event: &Event,
+        place: &Place,
+    ) -> Result<(), Broken> {
+        let (rank, block, launch) = (place.party as usize, place.block, first_block(place));
+        let (thread, number) = (event.thread, self.launches.borrow().number(place));
+        if let (Some(&Some(buffer)), Some(number)) = (self.buffers.get(at.segment()), number) {
+            let writes = access != Access::Read;
+            if writes {
+                self.silence.of_thread(thread, buffer).map_err(|message| ("silence", message))?;
+                self.silence.of_later_launch(rank, launch, buffer).map_err(|message| ("silence", message))?;
+            }
+            return self.packets.touched(By { rank, number }, buffer, writes);
+        }
         let map = self.map.clone();
         for (window, spot) in map.spots(at, bytes) {
-            self.look(&Seen { rank, block, launch, window, spot, access }).map_err(|(name, message)| {
-                self.broken = name;
-                message
-            })?;
+            self.look(&Seen { rank, thread, block, launch, number, window, spot, access })?;
         }
         Ok(())
+    }
+
+    fn look_at_event(&mut self, event: &Event, place: &Place) -> Result<(), Broken> {
+        match event.action {
+            Action::Read { at, bytes } => self.look_at_all(Access::Read, at, bytes, event, place),
+            Action::Write { at, bytes } => self.look_at_all(Access::Write(None), at, bytes, event, place),
+            Action::Load { at, .. } => self.look_at_all(Access::Read, at, 8, event, place),
+            Action::Store { at, value } | Action::Exchange { at, value, .. } => {
+                self.look_at_all(Access::Write(Some(value)), at, 8, event, place)
+            }
+            Action::Note { what: what @ GAVE_UP.., value } => {
+                let (rank, number) = (place.party as usize, self.launches.borrow().number(place));
+                number.into_iter().for_each(|number| self.packets.gave_up(By { rank, number }));
+                self.silence.gave_up.push(GaveUp {
+                    rank,
+                    launch: first_block(place),
+                    block: place.block.unwrap_or(u32::MAX),
+                    thread: event.thread,
+                    lane: (what - GAVE_UP) as u8,
+                    sequence: value,
+                });
+                Ok(())
+            }
+            Action::Launch { .. } | Action::End => {
+                let ended = self.launches.borrow_mut().observe(event, place);
+                let rank = place.party as usize;
+                ended.map_or(Ok(()), |number| self.packets.ended(By { rank, number }))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -240,24 +328,9 @@ impl Check for Checks {
     }
 
     fn observe(&mut self, event: &Event, place: &Place) -> Verdict {
-        match event.action {
-            Action::Read { at, bytes } => self.look_at_all(Access::Read, at, bytes, place),
-            Action::Write { at, bytes } => self.look_at_all(Access::Write(None), at, bytes, place),
-            Action::Load { at, .. } => self.look_at_all(Access::Read, at, 8, place),
-            Action::Store { at, value } | Action::Exchange { at, value, .. } => {
-                self.look_at_all(Access::Write(Some(value)), at, 8, place)
-            }
-            Action::Note { what: what @ GAVE_UP.., value } => {
-                self.silence.gave_up.push(GaveUp {
-                    rank: place.party as usize,
-                    launch: launch(place),
-                    block: place.block.unwrap_or(u32::MAX),
-                    lane: (what - GAVE_UP) as u8,
-                    sequence: value,
-                });
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        self.look_at_event(event, place).map_err(|(name, message)| {
+            self.broken = name;
+            message
+        })
     }
 }

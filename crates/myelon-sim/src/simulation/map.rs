@@ -1,7 +1,7 @@
 //! What each word of a window is: so that checkers and people see rings and not addresses.
 
 use myelon_ring::WindowLayout;
-use myelon_ring::words::{Movement, RANKS_MAX, Role};
+use myelon_ring::words::{HEADERS, Movement, RANKS_MAX, Role};
 
 use crate::launch::Shape;
 use crate::model::Address;
@@ -29,6 +29,47 @@ impl std::fmt::Display for RingName {
     }
 }
 
+/// One packet of an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketName {
+    /// In whose inbox.
+    pub owner: u8,
+    /// Who sends it.
+    pub sender: u8,
+    /// For even epochs, or for odd ones.
+    pub parity: u8,
+    /// Which one.
+    pub part: Part,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A header.
+    Header {
+        /// Of which lane.
+        lane: u8,
+        /// Its number in `Header` of `kernels/include/myelon/packet.cuh`.
+        header: u8,
+    },
+    /// Payload, by its number.
+    Payload(u32),
+}
+
+impl std::fmt::Display for PacketName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parity = if self.parity == 0 { "even" } else { "odd" };
+        match self.part {
+            Part::Header { lane, header } => {
+                let header = ["call", "input", "output", "end"][usize::from(header)];
+                write!(f, "{header} header of lane {lane}")?;
+            }
+            Part::Payload(number) => write!(f, "packet {number}")?,
+        }
+        write!(f, " {}->{}, {parity} epochs", self.sender, self.owner)
+    }
+}
+
 /// What lies at a place of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spot {
@@ -36,6 +77,14 @@ pub enum Spot {
     Abort,
     /// The word that says that the rank's record is taken.
     Recorded,
+    /// What the rank calls, with the number of the call.
+    Calling,
+    /// The call word of what it calls.
+    Call,
+    /// The number of the next call by packets, for a lane.
+    Epoch(u8),
+    /// One of the inbox.
+    Packet(PacketName),
     /// Where a role will go on in a lane.
     Cursor(Role, u8),
     /// A ring's gating word.
@@ -62,7 +111,10 @@ impl Map {
     pub(super) fn new(shape: &Shape, layout: &WindowLayout, windows: &[Address]) -> Self {
         let mut spots = vec![vec![Spot::Padding; layout.bytes().div_ceil(8)]; shape.ranks];
         for window in &mut spots {
-            (window[0], window[1]) = (Spot::Abort, Spot::Recorded);
+            window[..4].copy_from_slice(&[Spot::Abort, Spot::Recorded, Spot::Calling, Spot::Call]);
+            for lane in 0..shape.inbox.lanes {
+                window[layout.epoch_offset() / 8 + lane] = Spot::Epoch(lane as u8);
+            }
             for role in [Role::Scatter, Role::Reduce, Role::Gather] {
                 for lane in 0..shape.lanes {
                     window[layout.cursor(role, lane) / 8] = Spot::Cursor(role, lane as u8);
@@ -80,6 +132,17 @@ impl Map {
                 let words = layout.slot_bytes() / 8;
                 let start = ring.data as usize / 8 + slot * words;
                 spots[destination][start..start + words].fill(Spot::Slot(name, slot as u8));
+            }
+        }
+        for owner in 0..ranks {
+            for (sender, number) in packets(layout, owner) {
+                for parity in 0..2 {
+                    let at = layout.packet(parity, layout.place(owner, sender), number) / 8;
+                    let part = part_of(shape.inbox.lanes, number);
+                    let (owner, sender, parity) = (owner as u8, sender as u8, parity as u8);
+                    let name = PacketName { owner, sender, parity, part };
+                    spots[owner as usize][at..at + 2].fill(Spot::Packet(name));
+                }
             }
         }
         Self { windows: windows.to_vec(), spots, ranks, lanes, capacity: shape.capacity }
@@ -127,6 +190,21 @@ impl Map {
     /// How many numbers there are.
     pub fn numbers(&self) -> usize {
         2 * self.lanes * self.ranks * self.ranks
+    }
+}
+
+/// The packets of an inbox: who sends it, and its number.
+fn packets(layout: &WindowLayout, owner: usize) -> impl Iterator<Item = (usize, usize)> {
+    let senders = (0..layout.ranks()).filter(move |&sender| sender != owner);
+    let numbers = layout.place_packets();
+    senders.flat_map(move |sender| (0..numbers).map(move |number| (sender, number)))
+}
+
+/// What the packet of that number carries, in an inbox of so many lanes.
+pub(super) fn part_of(inbox_lanes: usize, number: usize) -> Part {
+    match number.checked_sub(HEADERS * inbox_lanes) {
+        Some(payload) => Part::Payload(payload as u32),
+        None => Part::Header { lane: (number / HEADERS) as u8, header: (number % HEADERS) as u8 },
     }
 }
 

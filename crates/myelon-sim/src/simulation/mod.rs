@@ -26,9 +26,12 @@
 
 mod case;
 mod checks;
+mod furnish;
 mod hunt;
+mod launches;
 mod map;
 mod mutants;
+mod packets;
 mod reference;
 mod run;
 mod slots;
@@ -38,7 +41,7 @@ mod verdict;
 
 pub use case::{Call, Case, CaseError, Mishap, OPERATIONS, TYPES};
 pub use hunt::{Found, Hunt, Searched};
-pub use map::{Map, RingName, Spot};
+pub use map::{Map, PacketName, Part, RingName, Spot};
 pub use mutants::Mutant;
 pub use reference::integers;
 pub use run::Reference;
@@ -46,6 +49,7 @@ pub use slots::{Held, Slots, Span};
 pub use strategies::Limits;
 pub use trace::{CaseFailure, Step};
 
+use myelon_lanes::Algorithm;
 use myelon_ring::Inbox;
 
 use crate::launch::Shape;
@@ -69,7 +73,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// `ranks` ranks with one lane, two slots a ring of 48 bytes, and no calls yet.
+    /// `ranks` ranks with one lane, two slots a ring of 48 bytes, an inbox of 16 packets, and no calls yet.
     pub fn new(ranks: usize) -> Self {
         let shape = Shape {
             ranks,
@@ -78,7 +82,7 @@ impl Simulation {
             piece_bytes: 48,
             credit_batch: 1,
             first: 0,
-            inbox: Inbox::default(),
+            inbox: Inbox { lanes: 1, packets: 16 },
         };
         let case =
             Case { shape, movers: 1, calls: Vec::new(), skew: 0, mishap: None, schedule: Schedule::Random };
@@ -93,7 +97,15 @@ impl Simulation {
     /// Lanes of the window; calls of [`sum`](Self::sum) use them all, whichever comes first.
     #[must_use]
     pub fn lanes(mut self, lanes: usize) -> Self {
-        self.case.shape.lanes = lanes;
+        (self.case.shape.lanes, self.case.shape.inbox.lanes) = (lanes, lanes);
+        self.fit()
+    }
+
+    /// Room for packets. The lanes of the inbox may be others than those of the rings; [`lanes`](Self::lanes) sets
+    /// both.
+    #[must_use]
+    pub fn inbox(mut self, lanes: usize, packets: usize) -> Self {
+        self.case.shape.inbox = Inbox { lanes, packets };
         self.fit()
     }
 
@@ -164,16 +176,24 @@ impl Simulation {
         let Shape { lanes, piece_bytes, .. } = self.case.shape;
         for &number in &self.whole {
             let call = &mut self.case.calls[number];
+            let lanes = if call.is_of_packets() { self.case.shape.inbox.lanes } else { lanes };
             (call.lanes, call.workers, call.piece_bytes) = (lanes, lanes, piece_bytes);
         }
         self
     }
 
-    /// Adds a sum out of place on all lanes, in whole slots, of one of [`TYPES`].
+    /// Adds a sum through the ring, out of place on all lanes, in whole slots, of one of [`TYPES`].
     #[must_use]
-    pub fn sum(mut self, dtype: &'static str, elements: usize) -> Self {
+    pub fn sum(self, dtype: &'static str, elements: usize) -> Self {
+        self.sum_by(Algorithm::Ring, dtype, elements)
+    }
+
+    /// Adds a sum as [`sum`](Self::sum) does, by any algorithm.
+    #[must_use]
+    pub fn sum_by(mut self, algorithm: Algorithm, dtype: &'static str, elements: usize) -> Self {
         let Shape { lanes, piece_bytes, .. } = self.case.shape;
         let call = Call {
+            algorithm,
             dtype,
             op: "sum",
             elements,
@@ -184,7 +204,7 @@ impl Simulation {
             piece_bytes,
         };
         self.whole.push(self.case.calls.len());
-        self.call(call)
+        self.call(call).fit()
     }
 
     /// Weakens the protocol. A mutant of [`heritage`](crate::heritage) weakens nothing here; [`Hunt`] runs those.
@@ -249,7 +269,7 @@ impl Simulation {
     fn finish<T>(
         &self,
         seed: u64,
-        take: impl FnOnce(&Ended, &run::Setting) -> T,
+        take: impl FnOnce(&Ended, &furnish::Setting) -> T,
     ) -> Result<T, Box<CaseFailure>> {
         if let Err(error) = self.case.check() {
             let violation = Violation::new("case", error.to_string());

@@ -35,6 +35,13 @@ impl Mutant {
         about: "the host reads the record without acquiring its code",
     };
 
+    /// The host's end of `direct/start`: it launches calls.
+    pub(super) const START_EARLY: Self = Self {
+        of: Of::Host,
+        name: "direct/start.early",
+        about: "a call is launched beside the work that writes its input, not behind it",
+    };
+
     /// Every mutant there is: those of `kernels/include/myelon/mutants.cuh`, the host's, and those of
     /// [`heritage`].
     pub fn all() -> Vec<Self> {
@@ -46,7 +53,7 @@ impl Mutant {
         let kernels = kernels.filter(|mutant| !mutant.name.starts_with("copies/"));
         let inherited = heritage::mutants().iter();
         let inherited = inherited.map(|&(name, about)| Self { of: Of::Heritage, name, about });
-        kernels.chain([Self::RECORD_ACQUIRE]).chain(inherited).collect()
+        kernels.chain([Self::RECORD_ACQUIRE, Self::START_EARLY]).chain(inherited).collect()
     }
 
     /// The mutant of that name.

@@ -1,23 +1,23 @@
 //! One run of one case: windows and buffers in a world, a host thread for each rank, and what came of it.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use bytemuck::Zeroable;
+use myelon_lanes::Algorithm;
 use myelon_ring::WindowLayout;
 use myelon_ring::words::{AllReduceArgs, Fault, FaultCode, Movement, RANKS_MAX};
 
 use super::case::{Call, Case, Mishap};
 use super::checks::Checks;
-use super::map::Map;
+use super::furnish::{Buffers, Setting, buffer_segments, furnish, packet_address};
+use super::map::{PacketName, Part};
 use super::mutants::Mutant;
+use super::packets::{Packets, uses};
 use super::verdict;
 use crate::launch::{KernelCall, kernel_args};
-use crate::model::{Address, Device, Ended, Failure, Grid, Random, Thread, Violation, World};
+use crate::model::{Address, Device, Ended, Failure, Grid, Launch, Random, Thread, Violation, World};
 use crate::port::{Kernel, kernel, run_kernel};
 
 /// Threads of a simulated warp; `kernels/host/port_model.h` has the same number.
-const WARP_THREADS: u32 = 16;
+pub(super) const WARP_THREADS: u32 = 16;
 /// Words of a block's memory, and simulated nanoseconds that a wait may last.
 const SHARED_WORDS: usize = 40;
 const DEADLINE_NS: u64 = 1 << 26;
@@ -27,52 +27,12 @@ const STEPS_MAX: u64 = 50_000_000;
 /// Sums the ranks' bytes: type, operation, inputs.
 pub type Reference = fn(&str, &str, &[&[u8]]) -> Vec<u8>;
 
-/// Buffers of one call of one rank.
-pub(super) struct Buffers {
-    input: Address,
-    output: Address,
-    pub(super) elements: usize,
-    pub(super) given: Vec<u8>,
-}
-
 /// What a call left, as the host sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) fault: Fault,
     pub(super) output: Vec<u8>,
     pub(super) input: Vec<u8>,
-}
-
-/// Everything that a run is made of, for the verdict and for people.
-pub(super) struct Setting {
-    pub(super) map: Rc<Map>,
-    pub(super) buffers: Vec<Vec<Buffers>>,
-    faults: Vec<Address>,
-    host_aborts: Vec<Address>,
-    pub(super) windows: Vec<Address>,
-    /// By call and rank: whether the host saw the call's end, and no record then.
-    pub(super) well: Rc<RefCell<Vec<Vec<bool>>>>,
-}
-
-impl Setting {
-    /// The name of memory that is no window.
-    pub(super) fn other_name(&self, at: Address) -> String {
-        for (what, list) in [("record", &self.faults), ("host's abort word", &self.host_aborts)] {
-            if let Some(rank) = list.iter().position(|start| start.segment() == at.segment()) {
-                return format!("the {what} of rank {rank}");
-            }
-        }
-        for (number, of_call) in self.buffers.iter().enumerate() {
-            for (rank, buffers) in of_call.iter().enumerate() {
-                for (what, start) in [("input", buffers.input), ("output", buffers.output)] {
-                    if start.segment() == at.segment() {
-                        return format!("the {what} of rank {rank} in call {number}");
-                    }
-                }
-            }
-        }
-        format!("{at:?}")
-    }
 }
 
 /// Which ranks make calls.
@@ -86,55 +46,6 @@ pub(super) fn comes(case: &Case, rank: usize) -> bool {
     }
 }
 
-/// Elements of a rank in a call.
-fn elements(case: &Case, rank: usize, number: usize) -> usize {
-    let call = &case.calls[number];
-    let more = matches!(case.mishap, Some(Mishap::OtherCount { rank: other }) if other == rank);
-    call.elements + usize::from(more && number + 1 == case.calls.len())
-}
-
-/// Makes windows and buffers with random contents.
-fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut Random) -> Setting {
-    let ranks = case.shape.ranks;
-    let words = layout.initial_words(case.shape.first);
-    let mut windows = Vec::new();
-    for rank in 0..ranks {
-        let window = world.memory(format!("window of rank {rank}"), layout.bytes(), 8);
-        world.set(window, bytemuck::cast_slice(&words));
-        windows.push(window);
-    }
-    let line =
-        |world: &mut World, name: &str, rank: usize| world.memory(format!("{name} of rank {rank}"), 128, 4);
-    let faults = (0..ranks).map(|rank| line(world, "record", rank)).collect();
-    let host_aborts = (0..ranks).map(|rank| line(world, "host's abort word", rank)).collect();
-    let mut buffers = Vec::new();
-    for (number, call) in case.calls.iter().enumerate() {
-        let size = call.element_bytes();
-        let mut of_call = Vec::new();
-        for rank in 0..ranks {
-            let elements = elements(case, rank, number);
-            let skew = call.skewed * (rank + 1) * size % 16;
-            let given = random.bytes(elements * size);
-            let input =
-                world.memory(format!("input {number} of rank {rank}"), skew + given.len(), size).plus(skew);
-            world.set(input, &given);
-            let output = match call.in_place {
-                true => input,
-                false => {
-                    let output =
-                        world.memory(format!("output {number} of rank {rank}"), skew + given.len(), size);
-                    output.plus(skew)
-                }
-            };
-            of_call.push(Buffers { input, output, elements, given });
-        }
-        buffers.push(of_call);
-    }
-    let map = Rc::new(Map::new(&case.shape, layout, &windows));
-    let well = Rc::new(RefCell::new(vec![vec![false; ranks]; case.calls.len()]));
-    Setting { map, buffers, faults, host_aborts, windows, well }
-}
-
 /// The launches that a rank makes, one after the other.
 fn launches(
     case: &Case,
@@ -146,13 +57,12 @@ fn launches(
     for (address, window) in addresses.iter_mut().zip(&setting.windows) {
         *address = window.0;
     }
-    let launch = |(number, call): (usize, &Call)| {
-        let name = call.kernel();
-        let buffers = &setting.buffers[number][rank];
-        let word = Call { elements: buffers.elements, ..call.clone() }.word();
+    let launch = |number: usize| {
+        let call = case.call_of(rank, number);
+        let (name, buffers) = (call.kernel(), &setting.buffers[number][rank]);
         let kernel_call = KernelCall {
             kernel: &name,
-            call: word,
+            call: call.word(),
             lanes: call.lanes,
             workers: call.workers,
             piece_bytes: call.piece_bytes,
@@ -165,14 +75,15 @@ fn launches(
         let grid = Grid {
             device: Device::Gpu(rank as u32),
             party: rank as u32,
-            blocks: 3 * call.workers as u32,
+            blocks: if call.is_of_packets() { call.lanes } else { 3 * call.workers } as u32,
             threads: case.movers + WARP_THREADS,
             warp_threads: WARP_THREADS,
+            last_is_part: call.is_of_packets(),
             shared_words: SHARED_WORDS,
         };
         (kernel(&name).unwrap_or_else(|| panic!("no kernel {name}")), args, grid)
     };
-    case.calls.iter().enumerate().map(launch).collect()
+    (0..case.calls.len()).map(launch).collect()
 }
 
 /// The host of a rank: queues its calls and looks at the record.
@@ -185,6 +96,12 @@ fn host(
     mutant: Mutant,
 ) {
     let launches = launches(case, layout, setting, rank);
+    let calls: Vec<Call> = (0..case.calls.len()).map(|number| case.call_of(rank, number)).collect();
+    let buffers: Vec<(Address, Address, Vec<u8>)> = setting
+        .buffers
+        .iter()
+        .map(|call| (call[rank].input, call[rank].output, call[rank].given.clone()))
+        .collect();
     let (records, skew) = (setting.faults.clone(), case.skew * rank as u32);
     let well = setting.well.clone();
     let look_at_peers = !matches!(case.mishap, Some(Mishap::Aborted { .. }));
@@ -192,14 +109,42 @@ fn host(
         for _ in 0..skew {
             thread.pause();
         }
-        for (number, (kernel, args, grid)) in launches.iter().enumerate() {
-            let (kernel, args) = (*kernel, *args);
-            let launch = thread.launch(*grid, move |_| run_kernel(kernel, &args));
+        // Work in front of a call writes its input; work behind it reads the output, and writes the input again.
+        let start = |number: usize, before: Option<Launch>| {
+            let (kernel, args, grid) = launches[number];
+            let (input, _, given) = &buffers[number];
+            let beside = mutant == Mutant::START_EARLY && calls[number].algorithm == Algorithm::Direct;
+            if !beside {
+                thread.write(*input, given);
+            }
+            let launch = match before {
+                Some(before) => thread.launch_early(grid, before, move |_| run_kernel(kernel, &args)),
+                None => thread.launch(grid, move |_| run_kernel(kernel, &args)),
+            };
+            if beside {
+                thread.write(*input, given);
+            }
+            launch
+        };
+        let mut early = None;
+        for (number, (input, output, given)) in buffers.iter().enumerate() {
+            let launch = early.take().unwrap_or_else(|| start(number, None));
+            // Calls by packets are launched such that the next one may be there before this one has ended.
+            let is_early = |call: &Call| calls[number].is_of_packets() && call.is_of_packets();
+            if calls.get(number + 1).is_some_and(is_early) {
+                early = Some(start(number + 1, Some(launch)));
+            }
             // The host looks at the record while the kernel runs, and once more behind it.
             look_at_record(thread, &records, rank, mutant, look_at_peers);
             thread.join(launch);
             let code = look_at_record(thread, &records, rank, mutant, look_at_peers);
             well.borrow_mut()[number][rank] = code == FaultCode::None as u32;
+            if code == FaultCode::None as u32 {
+                thread.read(*output, &mut vec![0; given.len()]);
+                if input != output {
+                    thread.write(*input, given);
+                }
+            }
         }
     });
 }
@@ -249,6 +194,28 @@ fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Sett
                 thread.store_relaxed(word, 1);
             });
         }
+        Some(Mishap::Overwritten { rank, gating }) if case.calls.first().is_some_and(Call::is_of_packets) => {
+            let (shape, call) = (&case.shape, case.call_of(rank, 0));
+            // Of the packets that a wait lacks, the one of the last rank is the one it looks at.
+            let sender = if rank + 1 == shape.ranks { rank - 1 } else { shape.ranks - 1 };
+            let part = match (gating, call.algorithm) {
+                (_, Algorithm::Direct) => {
+                    Part::Header { lane: if gating { 0 } else { call.lanes as u8 - 1 }, header: 2 }
+                }
+                (true, _) => Part::Payload(0),
+                (false, _) => Part::Header { lane: call.lanes as u8 - 1, header: 0 },
+            };
+            let parity = (shape.first % 2) as u8;
+            let mut packet = PacketName { owner: rank as u8, sender: sender as u8, parity, part };
+            if !uses(&call, shape, &packet) {
+                packet.part = Part::Header { lane: 0, header: 0 };
+            }
+            let beyond = shape.first.wrapping_add(2) << 32;
+            for half in 0..2 {
+                let at = packet_address(setting, layout, &packet).plus(8 * half);
+                world.set(at, &beyond.to_le_bytes());
+            }
+        }
         Some(Mishap::Overwritten { rank, gating }) => {
             let peer = (rank + 1) % case.shape.ranks;
             let ring = match gating {
@@ -276,8 +243,7 @@ pub(super) struct Finished {
 /// Runs a case from a seed and looks at all that came of it.
 pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, trace: usize) -> Finished {
     let shape = &case.shape;
-    let layout = WindowLayout::new(shape.ranks, shape.lanes, shape.capacity, shape.piece_bytes)
-        .expect("Case::check was asked before");
+    let layout = shape.layout().expect("Case::check was asked before");
     let mut world = World::new(seed, case.schedule);
     let mut random = Random::new(!seed);
     let setting = furnish(&mut world, case, &layout, &mut random);
@@ -285,7 +251,10 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
     world.steps_max(STEPS_MAX);
     world.idle_max(DEADLINE_NS / 32, 256);
     world.keep_trace(trace);
-    world.check(Box::new(Checks::new(setting.map.clone(), shape)));
+    let launches = setting.launches.clone();
+    let packets = Packets::new(shape, launches.clone(), case.calls.len(), setting.unscrubbed.clone());
+    let buffers = buffer_segments(case, &setting);
+    world.check(Box::new(Checks::new(setting.map.clone(), shape, launches, packets, buffers)));
     for rank in (0..shape.ranks).filter(|&rank| comes(case, rank)) {
         host(&mut world, case, &layout, &setting, rank, mutant);
     }
@@ -293,7 +262,7 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
     let result = world.run().and_then(|ended| {
         let outcomes = outcomes(&ended, &setting);
         let verdict = verdict::judge(case, &setting, &outcomes, reference)
-            .and_then(|()| verdict::at_rest(case, &layout, &setting.windows, &ended));
+            .and_then(|()| verdict::at_rest(case, &layout, &setting, &ended));
         let failed = |violation: Violation| Failure { violation, step: ended.steps(), trace: ended.trace() };
         match verdict {
             Ok(()) => Ok(ended),

@@ -2,35 +2,40 @@
 
 use std::ops::RangeInclusive;
 
+use myelon_lanes::Algorithm;
+use myelon_ring::Inbox;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::case::{Call, Case, Mishap, OPERATIONS, TYPES};
-use myelon_ring::Inbox;
-
+use super::case::{Call, Case, Mishap, OPERATIONS, TYPES, bytes_max, lanes_of};
 use crate::launch::Shape;
 use crate::model::{Random, Schedule};
 
 /// What cases may be.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// What calls are made of.
+    pub algorithms: Vec<Algorithm>,
     /// Ranks, within 2 to 8.
     pub ranks: RangeInclusive<usize>,
-    /// Lanes of the window.
+    /// Lanes of the window, and lanes of its inbox.
     pub lanes: RangeInclusive<usize>,
     /// Slots of a ring, powers of two.
     pub capacities: Vec<usize>,
     /// Payload bytes of a slot, multiples of 16.
     pub piece_bytes: Vec<usize>,
+    /// Packets of payload that an inbox has room for, even numbers.
+    pub inbox_packets: Vec<usize>,
     /// Slots after which credit is returned; no more than the capacity is used.
     pub credit_batches: RangeInclusive<usize>,
     /// Threads of a block that move.
     pub movers: RangeInclusive<u32>,
     /// Calls that follow one another.
     pub calls: RangeInclusive<usize>,
-    /// Chunks of a call at most: what the slots of one lane carry in one round, for all ranks.
+    /// Chunks of a call at most: what the slots of one lane carry in one round, for all ranks. Where an inbox has no
+    /// room for so much, less.
     pub chunks: RangeInclusive<usize>,
     /// Element types, names of [`TYPES`].
     pub types: Vec<&'static str>,
@@ -44,10 +49,12 @@ impl Default for Limits {
     /// Small systems in which everything happens: 2 to 4 ranks, integers.
     fn default() -> Self {
         Self {
+            algorithms: Algorithm::ALL.to_vec(),
             ranks: 2..=4,
             lanes: 1..=2,
             capacities: vec![1, 2, 4],
             piece_bytes: vec![16, 32, 48],
+            inbox_packets: vec![2, 8, 24],
             credit_batches: 1..=4,
             movers: 1..=2,
             calls: 1..=3,
@@ -78,15 +85,16 @@ pub fn shapes(limits: &Limits) -> impl Strategy<Value = Shape> + use<> {
         select(limits.piece_bytes.clone()),
         limits.credit_batches.clone(),
     );
-    (limits.ranks.clone(), limits.lanes.clone(), sizes, first).prop_map(
-        |(ranks, lanes, (capacity, piece_bytes, batch), first)| Shape {
+    let inbox = (limits.lanes.clone(), select(limits.inbox_packets.clone()));
+    (limits.ranks.clone(), limits.lanes.clone(), sizes, inbox, first).prop_map(
+        |(ranks, lanes, (capacity, piece_bytes, batch), (inbox_lanes, packets), first)| Shape {
             ranks,
             lanes,
             capacity,
             piece_bytes,
             credit_batch: batch.min(capacity),
             first,
-            inbox: Inbox::default(),
+            inbox: Inbox { lanes: inbox_lanes, packets },
         },
     )
 }
@@ -95,17 +103,28 @@ pub fn shapes(limits: &Limits) -> impl Strategy<Value = Shape> + use<> {
 pub fn calls(limits: &Limits, shape: Shape) -> impl Strategy<Value = Call> + use<> {
     let types: Vec<_> = TYPES.iter().filter(|known| limits.types.contains(&known.0)).copied().collect();
     let placement = (any::<bool>(), 0usize..4);
-    let plan = (1..=shape.lanes, 1..=shape.lanes, 1..=shape.piece_bytes / 16);
+    let lanes = shape.lanes.max(shape.inbox.lanes);
+    let plan = (1..=lanes, 1..=lanes, 1..=shape.piece_bytes / 16);
     // Whole chunks, and a few bytes more or less.
     let size = (limits.chunks.clone(), 0usize..40);
-    (select(types), 0..OPERATIONS.len(), placement, plan, size).prop_map(
-        move |((dtype, bytes, integer), op, (in_place, skewed), (lanes, workers, vectors), (chunks, odd))| {
+    let what = (select(limits.algorithms.clone()), select(types), 0..OPERATIONS.len());
+    (what, placement, plan, size).prop_map(
+        move |(
+            (algorithm, (dtype, bytes, integer), op),
+            placement,
+            (lanes, workers, vectors),
+            (chunks, odd),
+        )| {
             let op = OPERATIONS[if integer { op.min(3) } else { op }];
-            let chunk = shape.ranks * shape.piece_bytes;
+            let (in_place, skewed) = placement;
+            let wanted = (chunks * shape.ranks * shape.piece_bytes + odd).saturating_sub(20) / bytes;
+            let lanes = lanes.min(lanes_of(&shape, algorithm));
             Call {
+                algorithm,
                 dtype,
                 op,
-                elements: (chunks * chunk + odd).saturating_sub(20) / bytes,
+                // A rank whose count is another still has room for it.
+                elements: wanted % (bytes_max(&shape, algorithm) / bytes),
                 in_place,
                 skewed,
                 lanes,
@@ -117,19 +136,32 @@ pub fn calls(limits: &Limits, shape: Shape) -> impl Strategy<Value = Call> + use
 }
 
 /// What may go wrong among `ranks` ranks; mostly nothing.
-pub fn mishaps(ranks: usize) -> impl Strategy<Value = Option<Mishap>> {
-    let rank = 0..ranks;
+pub fn mishaps(limits: &Limits, ranks: usize) -> impl Strategy<Value = Option<Mishap>> + use<> {
+    let (rank, algorithms) = (0..ranks, limits.algorithms.clone());
     prop_oneof![
         8 => Just(None),
         1 => rank.clone().prop_map(|rank| Some(Mishap::NeverComes { rank })),
         1 => (rank.clone(), 1u64..20_000).prop_map(|(rank, after_steps)| Some(Mishap::Stops { rank, after_steps })),
         1 => (rank.clone(), 1u64..20_000).prop_map(|(rank, after_steps)| Some(Mishap::Pauses { rank, after_steps })),
         1 => rank.clone().prop_map(|rank| Some(Mishap::Slow { rank })),
-        1 => rank.clone().prop_map(|rank| Some(Mishap::OtherCount { rank })),
+        1 => (rank.clone(), select(algorithms))
+            .prop_map(|(rank, algorithm)| Some(Mishap::OtherCount { rank, algorithm })),
         1 => (rank.clone(), 0u32..400, any::<bool>())
             .prop_map(|(rank, after, alone)| Some(Mishap::Aborted { rank, after, alone })),
         1 => (rank, any::<bool>()).prop_map(|(rank, gating)| Some(Mishap::Overwritten { rank, gating })),
     ]
+}
+
+/// The mishap, or where another algorithm cannot carry another count, the same with the algorithm of the others.
+fn possible(mishap: Mishap, shape: &Shape, calls: &[Call]) -> Mishap {
+    match (mishap, calls.last()) {
+        (Mishap::OtherCount { rank, algorithm }, Some(call))
+            if call.bytes() + call.element_bytes() > bytes_max(shape, algorithm) =>
+        {
+            Mishap::OtherCount { rank, algorithm: call.algorithm }
+        }
+        _ => mishap,
+    }
 }
 
 /// Schedules by lot, and by priorities that change a few times.
@@ -142,16 +174,12 @@ pub fn schedules() -> impl Strategy<Value = Schedule> {
 /// Whole cases within the limits.
 pub fn cases(limits: Limits) -> impl Strategy<Value = Case> {
     shapes(&limits).prop_flat_map(move |shape| {
-        let mishap = if limits.mishaps { mishaps(shape.ranks).boxed() } else { Just(None).boxed() };
+        let mishap = if limits.mishaps { mishaps(&limits, shape.ranks).boxed() } else { Just(None).boxed() };
         let calls = prop::collection::vec(calls(&limits, shape), limits.calls.clone());
         (Just(shape), limits.movers.clone(), calls, 0u32..30, mishap, schedules()).prop_map(
-            |(shape, movers, calls, skew, mishap, schedule)| Case {
-                shape,
-                movers,
-                calls,
-                skew,
-                mishap,
-                schedule,
+            |(shape, movers, calls, skew, mishap, schedule)| {
+                let mishap = mishap.map(|mishap| possible(mishap, &shape, &calls));
+                Case { shape, movers, calls, skew, mishap, schedule }
             },
         )
     })

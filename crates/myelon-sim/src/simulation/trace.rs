@@ -5,9 +5,10 @@ use std::fmt;
 use myelon_ring::words::Role;
 
 use super::case::Case;
+use super::furnish::Setting;
 use super::map::Spot;
 use super::mutants::Mutant;
-use super::run::Setting;
+use super::run::WARP_THREADS;
 use super::slots::Slots;
 use crate::model::{Action, Address, Event, Failure, Place, Violation};
 use crate::port::GAVE_UP;
@@ -108,6 +109,7 @@ fn what(action: Action, name: impl Fn(Address) -> String) -> Option<String> {
         Action::Read { at, bytes } => format!("reads {bytes} bytes of {}", name(at)),
         Action::Write { at, bytes } => format!("writes {bytes} bytes of {}", name(at)),
         Action::Fence => "fence".into(),
+        Action::Launch { threads, .. } => format!("launches {threads} threads"),
         Action::Note { what: GAVE_UP.., value } => format!("gives up at {}", number(value)),
         Action::Note { what, value } => format!("notes {what}: {}", number(value)),
     })
@@ -133,8 +135,16 @@ impl Names<'_> {
                 Some(Spot::Gating(ring)) => {
                     format!("returns up to {} of the {ring}", number(value.wrapping_sub(1)))
                 }
+                Some(Spot::Packet(packet)) if usize::from(packet.sender) == place.party as usize => {
+                    format!("sends {} in the {packet}", half(value))
+                }
+                Some(Spot::Packet(packet)) => format!("scrubs the {packet} with {}", half(value)),
                 _ => what(event.action, |at| self.name(at))?,
             },
+            Action::Load { at, value, stale } if matches!(spot(at), Some(Spot::Packet(_))) => {
+                let old = if stale { ", an old value" } else { "" };
+                format!("sees {} in {}{old}", half(value), self.name(at))
+            }
             // Of a block's threads it says nothing: most have nothing to do.
             Action::End if place.block.is_some() => return None,
             action => what(action, |at| self.name(at))?,
@@ -165,6 +175,10 @@ impl Names<'_> {
         match self.setting.map.spot(at) {
             Some((rank, Spot::Abort)) => format!("the abort word of rank {rank}"),
             Some((rank, Spot::Recorded)) => format!("the recorded word of rank {rank}"),
+            Some((rank, Spot::Calling)) => format!("the calling word of rank {rank}"),
+            Some((rank, Spot::Call)) => format!("the call word of rank {rank}"),
+            Some((rank, Spot::Epoch(lane))) => format!("the epoch of rank {rank}, lane {lane}"),
+            Some((_, Spot::Packet(packet))) => format!("the {packet}"),
             Some((rank, Spot::Cursor(role, lane))) => {
                 format!("the {role:?} cursor of rank {rank}, lane {lane}")
             }
@@ -182,8 +196,17 @@ impl Names<'_> {
         if place.block.is_none() {
             return format!("host of rank {}", place.party);
         }
-        // Calls may use different numbers of workers; the first one's stands for all.
-        let workers = self.case.calls.first().map_or(1, |call| call.workers as u32);
+        let launches = self.setting.launches.borrow();
+        let Some(number) = launches.number(place) else { return place.to_string() };
+        let call = launches.call(place.party as usize, number);
+        if call.is_of_packets() {
+            let what = match place.thread < WARP_THREADS {
+                true => format!("signal {}", place.thread),
+                false => format!("mover {}", place.thread - WARP_THREADS),
+            };
+            return format!("rank {} {} {} {what}", place.party, call.algorithm, place.block_index);
+        }
+        let workers = call.workers as u32;
         let role = [Role::Scatter, Role::Reduce, Role::Gather].get((place.block_index / workers) as usize);
         let role = role.map_or_else(
             || format!("block {}", place.block_index),
@@ -197,6 +220,13 @@ impl Names<'_> {
 /// Small numbers as they are, large ones so that the wrap is seen.
 fn number(value: u64) -> String {
     if value > u64::MAX - 1000 { format!("-{}", value.wrapping_neg()) } else { value.to_string() }
+}
+
+/// Half a packet.
+fn half(value: u64) -> String {
+    let (flag, payload) = ((value >> 32) as u32, value as u32);
+    let flag = if flag > u32::MAX - 1000 { format!("-{}", flag.wrapping_neg()) } else { flag.to_string() };
+    format!("flag {flag} over {payload:#x}")
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use myelon_ring::WindowLayout;
 use myelon_ring::words::{FaultCode, Movement, RANKS_MAX, Role};
 
 use super::case::{Case, Mishap};
+use super::furnish::Setting;
 use super::map::rings;
-use super::run::{Outcome, Reference, Setting, comes};
+use super::run::{Outcome, Reference, comes};
 use crate::model::{Address, Ended, Violation};
 
 const NONE: u32 = FaultCode::None as u32;
@@ -15,7 +16,7 @@ const PROTOCOL: u32 = FaultCode::Protocol as u32;
 const ABORTED: u32 = FaultCode::Aborted as u32;
 
 /// The names of the checkers here, as violations carry them.
-pub(super) const NAMES: [&str; 5] = ["payload", "bits", "input", "record", "rest"];
+pub(super) const NAMES: [&str; 6] = ["payload", "bits", "input", "record", "rest", "scrub"];
 
 /// Results against the reference, the same bits on all ranks, and records that say what went wrong.
 pub(super) fn judge(
@@ -121,13 +122,19 @@ fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Viola
     }
 }
 
-/// R7, R9: behind calls that went well every slot is returned, and every cursor stands where its rings do.
+/// R7, R9, P5: behind calls that went well every slot is returned, every cursor stands where its rings do, and every
+/// epoch stands behind the calls by packets. P4: nothing was left unscrubbed.
 pub(super) fn at_rest(
     case: &Case,
     layout: &WindowLayout,
-    windows: &[Address],
+    setting: &Setting,
     ended: &Ended,
 ) -> Result<(), Violation> {
+    let windows: &[Address] = &setting.windows;
+    if let Some((rank, number)) = setting.unscrubbed.get() {
+        let message = format!("call {number} of rank {rank} left a packet as it was that was its to scrub");
+        return Err(Violation::new("scrub", message));
+    }
     if !matches!(case.mishap, None | Some(Mishap::Slow { .. })) {
         return Ok(());
     }
@@ -136,6 +143,16 @@ pub(super) fn at_rest(
     let word = |rank: usize, offset: usize| {
         u64::from_le_bytes(ended.bytes(windows[rank].plus(offset), 8).try_into().expect("eight bytes"))
     };
+    let calls = case.calls.iter().filter(|call| call.is_of_packets()).count() as u64;
+    let needed = shape.first.wrapping_add(calls);
+    for (rank, lane) in (0..shape.ranks).flat_map(|rank| (0..shape.inbox.lanes).map(move |lane| (rank, lane)))
+    {
+        let epoch = word(rank, layout.epoch_offset() + 8 * lane);
+        if epoch != needed {
+            let message = format!("rank {rank}: the epoch of lane {lane} is {epoch:#x}, not {needed:#x}");
+            return Err(Violation::new("rest", message));
+        }
+    }
     for name in rings(shape.ranks, shape.lanes) {
         let (source, destination) = (name.source as usize, name.destination as usize);
         let ring = layout.ring(&offsets, name.movement, name.lane.into(), source, destination);
