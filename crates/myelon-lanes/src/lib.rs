@@ -9,6 +9,7 @@
 //! | what does a communicator allocate? | [`Tuning::pool`] |
 //! | what will a call of this size launch, and why? | [`Tuning::plan`] |
 //! | what did the user force? | [`Forced`], [`parse_bytes`] |
+//! | what was measured to be better than the rule, and where? | [`Table`], [`TableFile`] |
 //! | what did the harness and YALI choose? | [`harness`], [`yali`] |
 //!
 //! All of it is a pure function of its arguments, so that ranks which agree on the arguments agree on
@@ -44,6 +45,7 @@ mod machine;
 mod plan;
 mod settings;
 mod table;
+mod table_file;
 mod tuning;
 mod why;
 pub mod yali;
@@ -55,5 +57,6 @@ pub use machine::Machine;
 pub use plan::{Plan, Pool};
 pub use settings::{Forced, LANES_MAX, PIECE_BYTES_MAX, Policy, SLOTS_MAX, format_bytes, parse_bytes};
 pub use table::{Row, Table};
+pub use table_file::{Measured, Origin, TableFile, TableFileError};
 pub use tuning::{Choice, RING_BYTES_FORCED_MAX, RING_BYTES_MAX, Request, Tuning};
 pub use why::Why;

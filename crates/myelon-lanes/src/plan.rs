@@ -187,6 +187,22 @@ impl Pool {
         plan.lanes <= self.lanes && plan.slots == self.slots && plan.piece_bytes <= self.piece_bytes
     }
 
+    /// Whether every plan of a tuning with the pool `other` can run in this window.
+    ///
+    /// ```
+    /// use myelon_lanes::{Inbox, Machine, Pool, Tuning};
+    ///
+    /// let pool = Tuning::new(Machine::h200()).pool(4)?;
+    /// assert!(pool.holds(&pool) && pool.holds(&Pool { lanes: 1, inbox: Inbox::NONE, ..pool }));
+    /// assert!(!pool.holds(&Pool { slots: 2 * pool.slots, ..pool }));
+    /// # Ok::<(), myelon_lanes::PlanError>(())
+    /// ```
+    pub fn holds(&self, other: &Self) -> bool {
+        let Self { lanes, slots, piece_bytes, inbox } = *other;
+        let has_inbox = inbox == Inbox::NONE || inbox == self.inbox;
+        lanes <= self.lanes && slots == self.slots && piece_bytes <= self.piece_bytes && has_inbox
+    }
+
     /// Bytes of one rank's window: the slots, and the words that guard them.
     ///
     /// | part | bytes |

@@ -125,6 +125,16 @@ impl Tuning {
         Self { table, ..self }
     }
 
+    /// The rows of its table.
+    pub fn rows(&self) -> &[Row] {
+        self.table.rows()
+    }
+
+    /// Whether every buffer of every call is a window.
+    pub fn has_windows(&self) -> bool {
+        self.windows
+    }
+
     /// The machine that plans are made for.
     pub fn machine(&self) -> &Machine {
         &self.machine
@@ -132,9 +142,9 @@ impl Tuning {
 
     /// What a communicator of `ranks` ranks allocates once.
     ///
-    /// With rows of the ring for these ranks in the table, it is the most that a row asks for, and other sizes
-    /// make do with it. Else the slots are the largest multiple of 1 KiB that keeps the window in
-    /// [`RING_BYTES_MAX`], and lanes give way where even slots of 2 KiB do not fit.
+    /// The slots are the largest multiple of 1 KiB that keeps the window in [`RING_BYTES_MAX`], and lanes give way
+    /// where even slots of 2 KiB do not fit. A table whose rows for these ranks ask for more gets the most that any
+    /// of them asks for, and other sizes make do with that.
     ///
     /// # Errors
     ///
@@ -145,10 +155,9 @@ impl Tuning {
         ranks_bound(ranks).check()?;
         Bound::number("resident blocks", self.machine.blocks_max.into(), ROLES.into(), u64::MAX).check()?;
         self.forced.check(&self.machine)?;
-        let pool = match self.pool_of_table(ranks)? {
-            Some(pool) => pool,
-            None => self.pool_of_rule(ranks),
-        };
+        let rule = self.pool_of_rule(ranks);
+        // Sizes without a row keep the rule's room where the rows have enough of it.
+        let pool = self.pool_of_table(ranks)?.filter(|of_table| !rule.holds(of_table)).unwrap_or(rule);
         let Pool { lanes, slots, piece_bytes, .. } = pool;
         let needed = pool.window_bytes(ranks);
         let unshaped = Forced { algorithm: None, blocks_max: None, threads: None, ..self.forced };
