@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
-use myelon_lanes::{Choice, Tuning};
+use myelon_lanes::Choice;
 
 use crate::call::CallWord;
 use crate::communicator::Launch;
@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::memory::Region;
 use crate::op::ReduceOp;
 use crate::stream::Stream;
+use crate::tuning_file::Tuned;
 
 /// Where the ranks are: a program picks by this value and is otherwise the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -82,7 +83,7 @@ pub(crate) struct Opened {
     /// In rank order.
     pub ranks: Vec<Box<dyn RankBackend>>,
     /// What plans their calls.
-    pub tuning: Tuning,
+    pub tuned: Tuned,
 }
 
 /// A call whose arguments have been checked.

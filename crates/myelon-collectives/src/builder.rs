@@ -1,14 +1,16 @@
 //! How communicators are made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use myelon_lanes::{Forced, Machine, Policy, RANKS_MAX, Tuning};
+use myelon_lanes::{Forced, Machine, Origin, Policy, RANKS_MAX, Tuning};
 
 use crate::backend::{Backend, Opened};
 use crate::communicator::Communicator;
 use crate::error::{Error, ErrorKind};
 use crate::graph::refuse_in_capture;
 use crate::settings::{Kernels, Settings};
+use crate::tuning_file::{Tuned, TuningFile};
 use crate::{cuda, host};
 
 /// How long a wait may take unless [`Builder::deadline`] says otherwise.
@@ -52,6 +54,7 @@ pub(crate) struct Config {
     pub kernels: Kernels,
     /// Every buffer of every call is a window.
     pub windows: bool,
+    tuning_file: TuningFile,
 }
 
 impl Builder {
@@ -67,7 +70,7 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels, windows } = settings;
+        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning } = settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -76,6 +79,7 @@ impl Builder {
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
         config.windows = windows.unwrap_or(config.windows);
+        config.tuning_file = tuning.unwrap_or_else(|| std::mem::take(&mut config.tuning_file));
         self
     }
 
@@ -106,6 +110,14 @@ impl Builder {
     #[must_use]
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.config.tuning = Some(tuning);
+        self
+    }
+
+    /// The tuning file that plans follow; [`TuningFile::None`] if not said, and what the environment says with
+    /// [`Builder::from_env`]. Not looked for where [`Builder::tuning`] gives a tuning, which has a table of its own.
+    #[must_use]
+    pub fn tuning_file(mut self, file: impl Into<TuningFile>) -> Self {
+        self.config.tuning_file = file.into();
         self
     }
 
@@ -154,6 +166,7 @@ impl Builder {
     /// # Errors
     ///
     /// * [`Error::InvalidArgument`], [`Error::Plan`]: a number is out of range, or a forced one can't be had.
+    /// * [`Error::TuningFile`]: a tuning file was named and cannot be taken.
     /// * [`Error::NoDriver`], [`Error::NoDevice`], [`Error::NoPeerAccess`], [`Error::Unsupported`],
     ///   [`Error::NotResident`]: this machine's GPUs can't be used. [`Backend::Auto`] then takes the host, and
     ///   [`Communicator::backend_reason`] says why; but not where devices were named, which insists on CUDA.
@@ -164,7 +177,7 @@ impl Builder {
         let Self { backend, config } = self;
         config.check()?;
         let _span = tracing::debug_span!("open", %backend, ranks = config.ranks).entered();
-        let (Opened { ranks, tuning }, reason) = match backend {
+        let (Opened { ranks, tuned }, reason) = match backend {
             Backend::Host => {
                 if !config.devices.is_empty() {
                     let seen = format!("devices {:?} for the host backend", config.devices);
@@ -182,10 +195,11 @@ impl Builder {
             },
         };
         let count = ranks.len();
-        tracing::info!(ranks = count, reason, "communicator opened");
+        tracing::info!(ranks = count, reason, table = tuned.reason, "communicator opened");
+        let tuned = Arc::new(tuned);
         let mut communicators = Vec::with_capacity(count);
         for (rank, backend) in ranks.into_iter().enumerate() {
-            communicators.push(Communicator::new(rank, count, backend, tuning.clone(), reason.clone())?);
+            communicators.push(Communicator::new(rank, count, backend, tuned.clone(), reason.clone())?);
         }
         Ok(communicators)
     }
@@ -237,8 +251,23 @@ impl Config {
         self.first_sequence
     }
 
+    /// The tuning that was given, or one for `machine` with the table of the file that is followed; for `ranks`
+    /// ranks, and with what is forced.
+    pub fn tuned(&self, machine: Machine, ranks: u32, origin: Origin) -> Result<Tuned, Error> {
+        let plain = self.tuning(|| machine);
+        match self.tuning {
+            Some(_) => Ok(Tuned::without(plain, origin, "that of the tuning that was given")),
+            None => Tuned::follow(&self.tuning_file, plain, origin, ranks),
+        }
+    }
+
+    /// `tuned` for `machine`, which is this one when more is known of it; what was given stays.
+    pub fn tuned_on(&self, tuned: Tuned, machine: Machine, ranks: u32) -> Result<Tuned, Error> {
+        if self.tuning.is_some() { Ok(tuned) } else { tuned.on(machine, ranks) }
+    }
+
     /// The tuning that was given or one for `machine`, with what is forced.
-    pub fn tuning(&self, machine: impl FnOnce() -> Machine) -> Tuning {
+    fn tuning(&self, machine: impl FnOnce() -> Machine) -> Tuning {
         let mut tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine())).windows(self.windows);
         if let Some(policy) = self.policy {
             tuning = tuning.policy(policy);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
-use myelon_lanes::{Choice, Plan, Request, Tuning, Why};
+use myelon_lanes::{Choice, Origin, Plan, Pool, Request, Tuning, Why};
 
 use crate::backend::{Backend, Call, Place, RankBackend};
 use crate::builder::Builder;
@@ -15,6 +15,7 @@ use crate::graph::{is_captured, refuse_beside_capture, refuse_in_capture};
 use crate::memory::{Buffer, Region};
 use crate::op::ReduceOp;
 use crate::stream::Stream;
+use crate::tuning_file::Tuned;
 
 /// One rank of a group that makes collective calls together.
 ///
@@ -63,6 +64,8 @@ pub struct Communicator {
     backend: Box<dyn RankBackend>,
     reason: String,
     tuning: Tuning,
+    tuned: Arc<Tuned>,
+    pool: Pool,
     stream: Stream,
     last_launch: Option<Launch>,
     /// What earlier calls were planned to be, by bytes of the payload and of an element: a call of the same size
@@ -104,11 +107,14 @@ impl Communicator {
         rank: usize,
         ranks: usize,
         backend: Box<dyn RankBackend>,
-        tuning: Tuning,
+        tuned: Arc<Tuned>,
         reason: String,
     ) -> Result<Self, Error> {
         let stream = Stream { queue: backend.new_stream()? };
-        Ok(Self { rank, ranks, backend, reason, tuning, stream, last_launch: None, choices: Vec::new() })
+        let tuning = tuned.tuning.clone();
+        let pool = tuning.pool(ranks as u32)?;
+        let choices = Vec::new();
+        Ok(Self { rank, ranks, backend, reason, tuning, tuned, pool, stream, last_launch: None, choices })
     }
 
     /// This rank's place, from 0.
@@ -129,6 +135,62 @@ impl Communicator {
     /// Why this backend is in use, in words.
     pub fn backend_reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Which tuning table plans follow, or `none: ` and why none, in words.
+    pub fn table_reason(&self) -> &str {
+        &self.tuned.reason
+    }
+
+    /// What a tuning file has to be measured on to be taken here.
+    pub fn origin(&self) -> &Origin {
+        &self.tuned.origin
+    }
+
+    /// What plans the calls.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Plans later calls by `tuning`, in the rings that are there; what buffers were promised stays. For measuring
+    /// one plan after the other. All ranks do so between the same calls, or find out by
+    /// [`Error::Disagreement`]; calls that were made, or recorded in a graph, keep their plan.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Plan`] if the tuning has no pool for these ranks, [`Error::InvalidArgument`] if that has no room in
+    /// the rings, or the tuning is for the other kind of machine. The tuning is then as it was.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_collectives::{Backend, Communicator, DataType};
+    /// use myelon_lanes::Forced;
+    ///
+    /// let mut ranks = Communicator::builder().backend(Backend::Host).ranks(2).build()?;
+    /// for rank in &mut ranks {
+    ///     let forced = Forced { lanes: Some(1), ..Forced::default() };
+    ///     rank.retune(rank.tuning().clone().forced(forced))?;
+    ///     assert_eq!(rank.explain(DataType::F32, 1 << 20)?.plan.lanes, 1);
+    ///     let wide = Forced { lanes: Some(64), ..Forced::default() };
+    ///     assert!(rank.retune(rank.tuning().clone().forced(wide)).is_err());
+    /// }
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn retune(&mut self, tuning: Tuning) -> Result<(), Error> {
+        let tuning = tuning.windows(self.tuning.has_windows());
+        if tuning.machine().host != self.tuning.machine().host {
+            let (needed, seen) = (self.tuning.machine(), tuning.machine());
+            return Err(Error::invalid("tuning", format!("one for {}", needed.name), &seen.name));
+        }
+        let pool = tuning.pool(self.ranks as u32)?;
+        if !self.pool.holds(&pool) {
+            return Err(Error::invalid("tuning", format!("one that fits rings of {}", self.pool), pool));
+        }
+        self.tuning = tuning;
+        // What was planned before says nothing any more.
+        self.choices.clear();
+        Ok(())
     }
 
     /// Bytes of this rank's rings, allocated when the communicator was made; calls allocate none.

@@ -132,6 +132,17 @@ pub enum Error {
         /// What was seen.
         seen: String,
     },
+    /// A tuning file that was named, and that cannot be followed. Nothing has been allocated.
+    #[error(
+        "the tuning file {path} cannot be taken: {reason}; measure again with 'myelon tune', \
+         or do without by MYELON_TUNING=none"
+    )]
+    TuningFile {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// Two ranks made different calls. Buffers are unspecified; the communicator is poisoned.
     #[error("rank {rank} calls {call}{}, but rank {peer} calls {peer_call}{}",
         plan_note(*call, *peer_call), plan_note(*peer_call, *call))]
@@ -270,7 +281,7 @@ pub enum ErrorKind {
     WrongBackend,
     /// [`Error::CountTooLarge`].
     CountTooLarge,
-    /// [`Error::UnknownSetting`] and [`Error::Setting`].
+    /// [`Error::UnknownSetting`], [`Error::Setting`] and [`Error::TuningFile`].
     Settings,
     /// [`Error::Disagreement`].
     Disagreement,
@@ -313,7 +324,9 @@ impl Error {
             Self::WrongDevice { .. } => ErrorKind::WrongDevice,
             Self::WrongBackend { .. } => ErrorKind::WrongBackend,
             Self::CountTooLarge { .. } => ErrorKind::CountTooLarge,
-            Self::UnknownSetting { .. } | Self::Setting { .. } => ErrorKind::Settings,
+            Self::UnknownSetting { .. } | Self::Setting { .. } | Self::TuningFile { .. } => {
+                ErrorKind::Settings
+            }
             Self::Disagreement { .. } => ErrorKind::Disagreement,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::PeerGone { .. } => ErrorKind::PeerGone,

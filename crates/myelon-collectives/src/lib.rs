@@ -7,6 +7,7 @@
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
 //! | how do I record calls and make them again? | [`Stream::capture`], [`Graph`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
+//! | which measured tuning is followed? | [`TuningFile`], [`Communicator::table_reason`] |
 //! | what can go wrong? | [`Error`] |
 //!
 //! A program is the same on both backends; the example below runs on GPUs if there are any.
@@ -47,6 +48,7 @@ mod op;
 pub mod reference;
 mod settings;
 mod stream;
+mod tuning_file;
 
 pub use backend::Backend;
 pub use builder::{Builder, DEADLINE_DEFAULT};
@@ -62,3 +64,4 @@ pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
 pub use settings::{Kernels, Settings};
 pub use stream::{Mark, Stream};
+pub use tuning_file::TuningFile;

@@ -6,6 +6,7 @@ use myelon_lanes::{Forced, Policy};
 
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::tuning_file::TuningFile;
 
 /// What every name of the environment that starts with this must be known to [`Settings`].
 const PREFIX: &str = "MYELON_";
@@ -31,6 +32,7 @@ pub enum Kernels {
 /// | `MYELON_ALGO`, `MYELON_LANES`, `MYELON_SLOT_BYTES`, `MYELON_SLOTS`, `MYELON_BLOCKS`, `MYELON_MAX_BLOCKS` | as [`Forced::set`] reads them | [`crate::Builder::forced`] |
 /// | `MYELON_POLICY` | a [`Policy`] | [`crate::Builder::policy`] |
 /// | `MYELON_BUFFERS` | `any`, `windows` | [`crate::Builder::windows`] |
+/// | `MYELON_TUNING` | a file, or `none`; not set means [`TuningFile::Usual`] to [`Settings::from_env`] | [`crate::Builder::tuning_file`] |
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
 /// | `MYELON_KERNELS` | `auto`, `aot`, `nvrtc` | the CUDA backend |
 /// | `MYELON_CACHE_DIR` | a directory | the CUDA backend: kernels compiled at run time |
@@ -65,11 +67,13 @@ pub struct Settings {
     pub kernels: Kernels,
     /// Whether every buffer of every call is a window.
     pub windows: Option<bool>,
+    /// Which tuning file is followed.
+    pub tuning: Option<TuningFile>,
 }
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 16] = [
+    pub const NAMES: [&'static str; 17] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
         "MYELON_ALGO",
@@ -80,6 +84,7 @@ impl Settings {
         "MYELON_MAX_BLOCKS",
         "MYELON_BUFFERS",
         "MYELON_POLICY",
+        "MYELON_TUNING",
         "MYELON_DEADLINE_MS",
         "MYELON_KERNELS",
         "MYELON_CACHE_DIR",
@@ -88,14 +93,16 @@ impl Settings {
         "MYELON_BENCH_SMOKE",
     ];
 
-    /// The settings of this process's environment.
+    /// The settings of this process's environment; where it names no tuning file, the usual one.
     ///
     /// # Errors
     ///
     /// As [`Settings::parse`]; text that is no Unicode means nothing.
     pub fn from_env() -> Result<Self, Error> {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
-        Self::parse(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+        let mut settings = Self::parse(std::env::vars_os().map(|(name, value)| (text(name), text(value))))?;
+        settings.tuning.get_or_insert(TuningFile::Usual);
+        Ok(settings)
     }
 
     /// Reads (name, value) pairs and passes over names that do not start with `MYELON_`.
@@ -148,6 +155,13 @@ impl Settings {
             "POLICY" => {
                 self.policy = Some(text.parse().map_err(|_| refuse("one of auto, harness, yali"))?);
             }
+            "TUNING" => {
+                self.tuning = match text {
+                    "" => return Err(refuse("a file, or none")),
+                    "none" => Some(TuningFile::None),
+                    path => Some(path.into()),
+                };
+            }
             "DEADLINE_MS" => {
                 let ms = text.parse().ok().filter(|&ms: &u64| ms > 0);
                 let ms = ms.ok_or_else(|| refuse("a whole number of milliseconds, at least 1"))?;
@@ -192,6 +206,7 @@ mod tests {
             "30",
             "windows",
             "yali",
+            "/tmp/tuning.txt",
             "250",
             "nvrtc",
             "/tmp/kernels",
@@ -215,8 +230,11 @@ mod tests {
             deadline: Some(Duration::from_millis(250)),
             kernels: Kernels::Nvrtc,
             windows: Some(true),
+            tuning: Some("/tmp/tuning.txt".into()),
         };
         assert_eq!(settings, expected);
+        let none = Settings::parse([("MYELON_TUNING", "none")]).unwrap();
+        assert_eq!(none.tuning, Some(TuningFile::None));
     }
 
     #[test]
@@ -254,6 +272,7 @@ mod tests {
             ("MYELON_ALGO", "tree"),
             ("MYELON_BUFFERS", "own"),
             ("MYELON_POLICY", "fast"),
+            ("MYELON_TUNING", ""),
             ("MYELON_DEADLINE_MS", "0"),
             ("MYELON_DEADLINE_MS", "1s"),
             ("MYELON_KERNELS", "ptx"),

@@ -1,5 +1,6 @@
 //! Where the kernels come from: the texts and images that the build embedded, and the choice between them.
 
+use crate::cache::Hash;
 use crate::error::KernelError;
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +30,16 @@ pub const OPS: [&str; 4] = ["sum", "prod", "min", "max"];
 
 /// Whether this build embeds images that nvcc made.
 pub const AOT: bool = cfg!(myelon_aot);
+
+/// What tells the kernels of this build from those of another: it follows from the text of all of them.
+///
+/// ```
+/// assert_eq!(myelon_kernel::sources_hash(), myelon_kernel::sources_hash());
+/// ```
+pub fn sources_hash() -> u64 {
+    let texts = SOURCES.iter().map(|source| (source.name, source.text)).chain(HEADERS.iter().copied());
+    texts.fold(Hash::new(), |hash, (name, text)| hash.part(name.as_bytes()).part(text.as_bytes())).value()
+}
 
 /// Where the kernels shall come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

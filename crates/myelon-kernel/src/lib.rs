@@ -57,7 +57,7 @@ pub use device::{Device, Location};
 pub use error::KernelError;
 pub use fault::FaultPage;
 pub use graph::{Capture, DeviceGraph};
-pub use image::{AOT, DTYPES, Image, ImageChoice, OPS};
+pub use image::{AOT, DTYPES, Image, ImageChoice, OPS, sources_hash};
 pub use kernel::{Kernel, Kernels, LaunchShape, Launching};
 pub use memory::{DeviceMemory, DeviceSpan, PAGE_BYTES};
 pub use node::{DeviceInfo, Node, PeerLink, probe};

@@ -125,6 +125,12 @@ impl Tuning {
         Self { table, ..self }
     }
 
+    /// The same for another machine.
+    #[must_use]
+    pub fn on(self, machine: Machine) -> Self {
+        Self { machine, ..self }
+    }
+
     /// The rows of its table.
     pub fn rows(&self) -> &[Row] {
         self.table.rows()

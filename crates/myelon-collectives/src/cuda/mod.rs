@@ -14,7 +14,7 @@ use std::time::Duration;
 use myelon_kernel::{
     Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
-use myelon_lanes::Machine;
+use myelon_lanes::{Machine, Origin};
 use myelon_ring::words::FaultCode;
 use myelon_ring::{Inbox, WindowLayout};
 
@@ -37,13 +37,15 @@ const THREADS: u32 = 512;
 
 /// The ranks of `config` on GPUs.
 pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
-    let devices = open_devices(config)?;
+    let (devices, driver_version) = open_devices(config)?;
     let ranks = devices.len();
     // The rings need the tuning's pool, and the tuning the blocks that the loaded kernels may have. The
     // pool does not depend on these, so it is asked for first.
     let name = devices[0].info().name.clone();
     let multiprocessors = devices.iter().map(|device| device.info().multiprocessors).min().unwrap_or(0);
-    let pool = config.tuning(|| machine(&name, multiprocessors)).pool(ranks as u32)?;
+    let origin = origin(&devices, driver_version);
+    let tuned = config.tuned(machine(&name, multiprocessors), ranks as u32, origin)?;
+    let pool = tuned.tuning.pool(ranks as u32)?;
     let inbox = Inbox { lanes: pool.inbox.lanes as usize, packets: pool.inbox.packets as usize };
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?
@@ -63,9 +65,12 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
         }
         blocks_max = blocks_max.min(resident);
     }
-    let tuning = config.tuning(|| machine(&name, blocks_max));
-    let seen = tuning.pool(ranks as u32)?;
-    debug_assert_eq!(seen, pool, "the pool does not depend on the blocks");
+    let tuned = config.tuned_on(tuned, machine(&name, blocks_max), ranks as u32)?;
+    let seen = tuned.tuning.pool(ranks as u32)?;
+    debug_assert!(
+        pool.holds(&seen),
+        "the pool does not depend on the blocks, but on a table that is done without"
+    );
     if let Some(rings) = opened.first() {
         tracing::info!(ranks, device = name, image = %rings.image(), blocks_max, window = layout.bytes(), "rings opened");
     }
@@ -82,7 +87,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             shared: shared.clone(),
         })
     });
-    Ok(Opened { ranks: ranks.collect(), tuning })
+    Ok(Opened { ranks: ranks.collect(), tuned })
 }
 
 fn machine(name: &str, blocks_max: u32) -> Machine {
@@ -93,9 +98,20 @@ fn machine(name: &str, blocks_max: u32) -> Machine {
     }
 }
 
-fn open_devices(config: &Config) -> Result<Vec<Device>, Error> {
+/// What a tuning of GPUs depends on: the library, their model, the kernels' text and the driver.
+fn origin(devices: &[Device], driver_version: u32) -> Origin {
+    let mut names: Vec<&str> = devices.iter().map(|device| device.info().name.as_str()).collect();
+    names.dedup();
+    let kernels = format!("{:016x}", myelon_kernel::sources_hash());
+    let driver = format!("CUDA {}.{}", driver_version / 1000, driver_version % 1000 / 10);
+    Origin::new(env!("CARGO_PKG_VERSION"), &names.join(", "), &kernels, &driver)
+}
+
+/// The devices, and the version of the driver.
+fn open_devices(config: &Config) -> Result<(Vec<Device>, u32), Error> {
     let (named, ranks) = (config.devices.as_slice(), config.ranks);
-    let seen = myelon_kernel::probe().map_err(error_of)?.devices.len();
+    let node = myelon_kernel::probe().map_err(error_of)?;
+    let seen = node.devices.len();
     let ordinals = match (named, ranks) {
         ([], Some(ranks)) => (0..ranks).collect(),
         ([], None) => (0..seen.min(myelon_ring::words::RANKS_MAX)).collect(),
@@ -108,7 +124,8 @@ fn open_devices(config: &Config) -> Result<Vec<Device>, Error> {
         };
         return Err(Error::NoDevice { needed, seen: format!("{seen} GPUs") });
     }
-    ordinals.into_iter().map(|ordinal| Device::open(ordinal).map_err(error_of)).collect()
+    let devices = ordinals.into_iter().map(|ordinal| Device::open(ordinal).map_err(error_of));
+    Ok((devices.collect::<Result<_, _>>()?, node.driver_version))
 }
 
 /// What the ranks of a communicator share.

@@ -12,7 +12,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use myelon_kernel::{Device, DeviceStream};
-use myelon_lanes::{Machine, Request};
+use myelon_lanes::{Machine, Origin, Request};
 use myelon_ring::{HostWindows, WindowLayout};
 
 use self::all_reduce::{Engine, Job};
@@ -31,11 +31,11 @@ use crate::stream::Stream;
 pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let ranks = config.host_ranks();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let tuning = config.tuning(|| Machine::host(cores as u32));
-    let pool = tuning.pool(ranks as u32)?;
+    let tuned = config.tuned(Machine::host(cores as u32), ranks as u32, origin(cores))?;
+    let pool = tuned.tuning.pool(ranks as u32)?;
     // How credit is batched follows from the slots, which all plans share.
     let any = Request { ranks: ranks as u32, bytes: 0, element_bytes: 1 };
-    let credit_batch = tuning.plan(&any)?.plan.credit_batch as usize;
+    let credit_batch = tuned.tuning.plan(&any)?.plan.credit_batch as usize;
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
     let windows = HostWindows::new(layout, config.first_sequence())?;
@@ -47,7 +47,16 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             HostCalls { rank, group: group.clone(), engine: Mutex::new(engine), last_call: Mutex::default() };
         opened.push(Box::new(HostRank { ring_bytes: layout.bytes() as u64, cores, calls: Arc::new(calls) }));
     }
-    Ok(Opened { ranks: opened, tuning })
+    Ok(Opened { ranks: opened, tuned })
+}
+
+/// What a tuning of host ranks depends on: the library, the processor and how many of it there are.
+fn origin(cores: usize) -> Origin {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("a processor without a name", |(_, model)| model.trim());
+    let machine = format!("{}, {model}", Machine::host(cores as u32).name);
+    Origin::new(env!("CARGO_PKG_VERSION"), &machine, "none", "none")
 }
 
 /// One rank of the host backend.
