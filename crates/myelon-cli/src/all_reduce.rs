@@ -182,6 +182,7 @@ fn header(communicators: &[Communicator], mode: Mode) -> Vec<String> {
         format!("backend  {}: {}", first.backend(), first.backend_reason()),
         format!("ranks    {}", ranks_and_devices(communicators)),
         format!("rings    {} a rank", about_bytes(first.ring_bytes())),
+        format!("table    {}", first.table_reason()),
         format!("mode     {}", mode.name()),
     ]
 }

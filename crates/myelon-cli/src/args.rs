@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use myelon_collectives::{Backend, DataType, ReduceOp, Settings};
+use myelon_collectives::{Backend, DataType, ReduceOp, Settings, TuningFile};
 use myelon_lanes::{Algorithm, Forced, Policy};
 
 use crate::explain::Explain;
@@ -166,6 +166,9 @@ pub struct PlanFlags {
     /// What buffers calls may have: windows (all ranks reach them: 'direct' can run) or any
     #[arg(long, value_enum, value_name = "windows|any", help_heading = "Plan")]
     pub buffers: Option<Buffers>,
+    /// Follow this tuning file, or none [default: the usual one, which 'myelon info' names]
+    #[arg(long, value_parser = tuning_file, value_name = "FILE|none", help_heading = "Plan")]
+    pub tuning: Option<TuningFile>,
     /// Force the number of lanes
     #[arg(long, value_name = "N", help_heading = "Plan")]
     pub lanes: Option<u32>,
@@ -295,7 +298,7 @@ impl Sizes {
 impl PlanFlags {
     /// `settings` with what the flags say in place of theirs, number by number.
     pub fn over(&self, settings: Settings) -> Settings {
-        let Self { policy, algo, buffers, lanes, slot_bytes, slots, blocks, max_blocks, threads } = *self;
+        let Self { policy, algo, buffers, lanes, slot_bytes, slots, blocks, max_blocks, threads, .. } = *self;
         let forced = settings.forced;
         let forced = Forced {
             algorithm: algo.or(forced.algorithm),
@@ -309,7 +312,8 @@ impl PlanFlags {
         // The command's own buffers are windows, so it says so unless somebody says otherwise.
         let windows = buffers.map(|buffers| buffers == Buffers::Windows).or(settings.windows);
         let windows = Some(windows.unwrap_or(true));
-        Settings { forced, policy: policy.or(settings.policy), windows, ..settings }
+        let tuning = self.tuning.clone().or(settings.tuning);
+        Settings { forced, policy: policy.or(settings.policy), windows, tuning, ..settings }
     }
 }
 
@@ -330,6 +334,14 @@ pub enum Format {
 
 pub fn backend(text: &str) -> Result<Backend, String> {
     text.parse().map_err(|_| "known are auto, host, cuda".into())
+}
+
+pub fn tuning_file(text: &str) -> Result<TuningFile, String> {
+    match text {
+        "" => Err("needed a file, or none".into()),
+        "none" => Ok(TuningFile::None),
+        path => Ok(path.into()),
+    }
 }
 
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -434,7 +446,14 @@ mod tests {
     #[test]
     fn what_is_forced_goes_on_as_it_is() {
         let over = |flags: &[&str], settings| parse(flags).unwrap().plan.over(settings);
-        assert_eq!(over(&[], Settings::default()), Settings::default());
+        // The command's own buffers are windows; nothing else is said where no flag is given.
+        let plain = Settings { windows: Some(true), ..Settings::default() };
+        assert_eq!(over(&[], Settings::default()), plain);
+        assert_eq!(over(&["--buffers", "any"], plain).windows, Some(false));
+        let named = Settings { tuning: Some("a".into()), ..Settings::default() };
+        assert_eq!(over(&[], named.clone()).tuning, Some("a".into()));
+        assert_eq!(over(&["--tuning", "b"], named.clone()).tuning, Some("b".into()));
+        assert_eq!(over(&["--tuning", "none"], named).tuning, Some(TuningFile::None));
         let flags = ["--lanes", "8", "--slot-bytes", "16K", "--slots", "4", "--blocks", "24"];
         let forced = over(&flags, Settings::default()).forced;
         assert_eq!(forced.to_string(), "lanes=8 slot=16KiB slots=4 blocks=24");

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::thread;
 
 use comfy_table::Table;
-use myelon_collectives::{Backend, Builder, ErrorKind, Settings, cuda_report};
+use myelon_collectives::{Backend, Builder, ErrorKind, Settings, TuningFile, cuda_report};
 use myelon_lanes::{Machine, Tuning};
 
 use crate::all_reduce::ranks_and_devices;
@@ -53,11 +53,14 @@ fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
     match Builder::from_env()?.build() {
         Ok(ranks) => {
             let first = &ranks[0];
+            let usual = TuningFile::usual_path().map_or("none".into(), |path| path.display().to_string());
             let rows = vec![
                 row("backend", first.backend()),
                 row("because", first.backend_reason()),
                 row("ranks", ranks_and_devices(&ranks)),
                 row("rings of a rank", about_bytes(first.ring_bytes())),
+                row("table", first.table_reason()),
+                row("usual table", usual),
             ];
             Ok((first.backend(), rows))
         }
@@ -81,6 +84,8 @@ fn host_rows() -> Vec<(String, String)> {
 /// What the rings of a host rank take, for every number of ranks, with the settings of the environment.
 fn host_ring_rows() -> Result<Vec<(String, String)>, Failure> {
     let builder = Builder::from_env()?.backend(Backend::Host);
+    // A tuning file is for some numbers of ranks; its own are above.
+    let builder = builder.tuning_file(TuningFile::None);
     let bytes = |ranks| builder.clone().ranks(ranks).build().map(|ranks| ranks[0].ring_bytes());
     Ok((2..=8).map(|ranks| ring_row(ranks, bytes(ranks))).collect())
 }

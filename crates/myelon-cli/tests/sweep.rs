@@ -103,7 +103,18 @@ fn the_table_has_a_line_a_size_and_a_summary() {
     let (stdout, stderr) = run(0, &[&TINY[..], &["--lanes", "1,2", "--slot-bytes", "auto"]].concat());
     assert!(stderr.is_empty(), "{stderr}");
     assert_eq!(stdout.lines().filter(|line| !line.starts_with('#')).count(), 2);
-    for word in ["automatic", "best", "loss", "again", "copy", "median", "worst", "backend  host", "0, OK"] {
+    for word in [
+        "all-reduce by ring",
+        "automatic",
+        "best",
+        "loss",
+        "again",
+        "copy",
+        "median",
+        "worst",
+        "backend  host",
+        "0, OK",
+    ] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
     assert!(!stdout.contains('\u{1b}'));
@@ -165,6 +176,9 @@ fn bad_usage_exits_with_2_before_anything_runs() {
         (&["--lanes", "0"], "all 4 settings were refused, the first of them, lanes=0"),
         (&["--lanes", "auto", "--slot-bytes", "auto"], "nothing to compare"),
         (&["--turns", "1", "--time", "1"], "cannot be used with"),
+        (&["--algo", "one-shot"], "one-shot cannot run here: it needs GPUs as ranks"),
+        (&["--algo", "direct", "--slots", "2"], "direct has no slots, and a block for each lane"),
+        (&["--tuning", "/no/such/file"], "the tuning file /no/such/file cannot be taken"),
     ] {
         let (stdout, stderr) = run(2, &[&["sweep", "--backend", "host"], flags].concat());
         assert!(stderr.contains(word), "{flags:?}: {stderr}");

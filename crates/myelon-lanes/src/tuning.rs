@@ -136,6 +136,11 @@ impl Tuning {
         self.table.rows()
     }
 
+    /// What is forced.
+    pub fn forced_values(&self) -> Forced {
+        self.forced
+    }
+
     /// Whether every buffer of every call is a window.
     pub fn has_windows(&self) -> bool {
         self.windows

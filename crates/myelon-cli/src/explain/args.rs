@@ -62,17 +62,20 @@ Columns:
   why           the number of a reason below the decisions
   bound by      what takes the time: the link, its blocks, credit, looks and
                 fences, or latency
-  which         how a runner-up differs: the plan of another policy, in rings
-                of its own; or half and twice the lanes or the slot, in the
-                rings of the decision. A plan that cannot be had says why.
+  which         how a runner-up differs: another algorithm or policy, with its
+                automatic numbers and in rings of its own; or half and twice
+                the lanes or the slot, in the rings of the decision. A plan
+                that cannot be had says why.
+
+Other algorithms than the decision's come first among the runners-up; the others stand by their time.
 
 How far to trust a time: the model has ten constants of H200s. It was compared with records of 2 to 4 \
 ranks, where it is mostly within 2 to 4 % and nine times in ten within 15 %; so it cannot place plans that \
-differ by less. No record of 5 to 8 ranks is there to compare with. Other GPUs are given the times of \
+differ by less. It knows the ring alone: other algorithms have no time. No record of 5 to 8 ranks is there to compare with. Other GPUs are given the times of \
 H200s, and say so. The host has no model of time, and calls of very many rounds are not predicted.
 
-For programs: one line a plan; place is 0 for the decision, then 1, 2, ... from the fastest, and none for \
-a plan that was refused.
+For programs: one line a plan; place is 0 for the decision, then 1, 2, ... in the order of the table, and \
+none for a plan that was refused.
 
 Examples:
   What 8 H200s would launch, asked from any machine
@@ -81,6 +84,8 @@ Examples:
     myelon explain --runners-up 0
   What forced lanes would cost at one size
     myelon explain --machine h200 --ranks 4 -b 64M -e 64M --lanes 8
+  What a tuning file makes of this machine's calls
+    myelon explain --tuning my-tuning.txt
   For programs
     myelon explain --machine h200 --format json | jq .predicted_us
 

@@ -3,8 +3,10 @@
 mod args;
 mod report;
 
-use myelon_collectives::{Backend, Communicator, DataType, Error, Settings};
-use myelon_lanes::{Bound, Choice, Forced, Machine, Plan, PlanError, Policy, Request, Tuning};
+use myelon_collectives::{Backend, Communicator, DataType, Error, Settings, TuningFile};
+use myelon_lanes::{
+    Algorithm, Choice, Forced, Inbox, Machine, Plan, PlanError, Policy, Pool, Request, Tuning, format_bytes,
+};
 use myelon_sim::timing::{LinkModel, Prediction};
 
 pub use args::Explain;
@@ -27,7 +29,7 @@ const ROUNDS_MAX: u64 = 2_000_000;
 /// Sizes, settings or forced values that cannot be, and GPUs that were asked for and cannot be used.
 pub fn run(args: &Explain) -> Result<(), Failure> {
     let subject = Subject::of(args)?;
-    let (min, max) = args.sizes.byte_range(largest(!subject.machine.host));
+    let (min, max) = args.sizes.byte_range(largest(!subject.machine().host));
     let sizes = sizes(min, max, args.sizes.step()).map_err(Failure::Usage)?;
     let counts = counts(&sizes, args.datatype.bytes());
     let mut progress = Progress::new(counts.len() as u64);
@@ -44,14 +46,16 @@ pub fn run(args: &Explain) -> Result<(), Failure> {
 
 /// What plans are made for.
 struct Subject {
-    machine: Machine,
+    /// Of a machine, with the policy, the table and what is forced.
+    tuning: Tuning,
     /// Why this machine.
     because: String,
+    /// Which tuning table is in use, or why none.
+    table: String,
     ranks: u32,
     policy: Policy,
     forced: Forced,
-    windows: bool,
-    /// A rank of this machine, which is asked instead of the machine's tuning.
+    /// A rank of this machine, which is asked instead of the tuning.
     rank: Option<Communicator>,
 }
 
@@ -68,6 +72,8 @@ struct Explained {
 
 struct RunnerUp {
     which: String,
+    /// Another algorithm than the decision's, with automatic numbers.
+    is_other_algorithm: bool,
     plan: Plan,
     prediction: Option<Prediction>,
 }
@@ -86,28 +92,35 @@ impl Subject {
         let windows = settings.windows.unwrap_or_default();
         if args.machine == MachineKind::H200 {
             let ranks = settings.ranks.unwrap_or(H200_RANKS) as u32;
+            if let Some(TuningFile::At(path)) = &settings.tuning {
+                return Err(Failure::Usage(format!(
+                    "the tuning file {} is for the machine it was measured on: it needs --machine here or host",
+                    path.display()
+                )));
+            }
+            let tuning = Tuning::new(Machine::h200()).policy(policy).forced(forced).windows(windows);
             let because = "this machine was asked for".into();
-            return Ok(Self {
-                machine: Machine::h200(),
-                because,
-                ranks,
-                policy,
-                forced,
-                windows,
-                rank: None,
-            });
+            let table = "none: it is another machine".into();
+            return Ok(Self { tuning, because, table, ranks, policy, forced, rank: None });
         }
         if args.machine == MachineKind::Host {
             settings.backend = Some(Backend::Host);
         }
         let rank = Communicator::builder().settings(settings).build()?.swap_remove(0);
-        let (machine, ranks) = (machine_of(&rank)?, rank.ranks() as u32);
         let because = rank.backend_reason().to_string();
-        Ok(Self { machine, because, ranks, policy, forced, windows, rank: Some(rank) })
+        Ok(Self {
+            tuning: rank.tuning().clone(),
+            because,
+            table: rank.table_reason().to_string(),
+            ranks: rank.ranks() as u32,
+            policy,
+            forced,
+            rank: Some(rank),
+        })
     }
 
-    fn tuning(&self) -> Tuning {
-        Tuning::new(self.machine.clone()).policy(self.policy).forced(self.forced).windows(self.windows)
+    fn machine(&self) -> &Machine {
+        self.tuning.machine()
     }
 
     fn explain(&self, dtype: DataType, count: u64, runners_up: usize) -> Result<Explained, Error> {
@@ -115,7 +128,7 @@ impl Subject {
         let request = Request { ranks: self.ranks, bytes: count * u64::from(element_bytes), element_bytes };
         let choice = match &self.rank {
             Some(rank) => rank.explain(dtype, count)?,
-            None => self.tuning().plan(&request)?,
+            None => self.tuning.plan(&request)?,
         };
         let bytes = request.bytes;
         let prediction = self.predict(&choice.plan, bytes);
@@ -128,81 +141,89 @@ impl Subject {
         Ok(explained)
     }
 
-    /// Adds the plans of the other policies, and the decision's neighbours in its own rings.
+    /// Adds the plans of the other policies and algorithms, and the decision's neighbours in its own rings.
     fn others(&self, request: &Request, explained: &mut Explained) {
-        let Plan { lanes, piece_bytes, slots, .. } = explained.choice.plan;
+        let Plan { algorithm: own, lanes, piece_bytes, slots, .. } = explained.choice.plan;
         let mut add = |which: String, plan: Result<Plan, String>| match plan {
             Err(why) => explained.refused.push(Refused { which, why }),
             Ok(plan) => match explained.runners_up.iter_mut().find(|other| other.plan == plan) {
-                Some(same) => same.which += &format!(", {which}"),
+                Some(same) => {
+                    same.which += &format!(", {which}");
+                    same.is_other_algorithm |= which.starts_with(ALGORITHM);
+                }
                 None => {
                     let prediction = self.predict(&plan, request.bytes);
-                    explained.runners_up.push(RunnerUp { which, plan, prediction });
+                    let is_other_algorithm = which.starts_with(ALGORITHM);
+                    explained.runners_up.push(RunnerUp { which, is_other_algorithm, plan, prediction });
                 }
             },
         };
         for policy in [Policy::Auto, Policy::Harness, Policy::Yali] {
             if policy != self.policy {
-                let choice = self.tuning().policy(policy).plan(request);
-                add(format!("policy {policy}"), choice.map(|it| it.plan).map_err(|error| error.to_string()));
+                let choice = self.tuning.clone().policy(policy).plan(request);
+                add(format!("policy {policy}"), choice.map(|it| it.plan).map_err(why));
             }
         }
+        for algorithm in Algorithm::ALL.into_iter().filter(|&other| other != own) {
+            let forced = Forced { algorithm: Some(algorithm), ..self.forced };
+            let choice = self.tuning.clone().forced(forced).plan(request);
+            add(format!("{ALGORITHM}{algorithm}"), choice.map(|it| it.plan).map_err(why));
+        }
+        let is_ring = own == Algorithm::Ring;
         for (which, lanes, piece_bytes) in [
             ("half the lanes", lanes / 2, piece_bytes),
             ("twice the lanes", lanes * 2, piece_bytes),
             ("half the slot", lanes, piece_bytes / 2 / 16 * 16),
             ("twice the slot", lanes, piece_bytes * 2),
         ] {
-            if lanes > 0 && piece_bytes > 0 {
-                let (lanes, piece_bytes) = (Some(lanes), Some(piece_bytes));
-                let forced = Forced { lanes, piece_bytes, slots: Some(slots), ..self.forced };
+            // Only the ring has slots.
+            if lanes > 0 && piece_bytes > 0 && (is_ring || which.ends_with("lanes")) {
+                let (lanes, algorithm) = (Some(lanes), Some(own));
+                let forced = Forced { lanes, ..self.forced };
+                let forced = match is_ring {
+                    true => Forced { piece_bytes: Some(piece_bytes), slots: Some(slots), ..forced },
+                    false => Forced { algorithm, blocks: None, ..forced },
+                };
                 add(which.into(), self.neighbour(request, forced));
             }
         }
-        let time = |other: &RunnerUp| other.prediction.as_ref().map_or(0.0, |it| it.time_us);
-        explained.runners_up.sort_by(|a, b| time(a).total_cmp(&time(b)));
+        // The model of time knows the ring alone, so other algorithms have no place in its order.
+        let time = |other: &RunnerUp| other.prediction.as_ref().map_or(f64::INFINITY, |it| it.time_us);
+        let key = |other: &RunnerUp| (!other.is_other_algorithm, time(other));
+        explained.runners_up.sort_by(|a, b| key(a).0.cmp(&key(b).0).then(key(a).1.total_cmp(&key(b).1)));
     }
 
     /// The plan of `forced`, as far as the rings of the decision have room for it.
     fn neighbour(&self, request: &Request, forced: Forced) -> Result<Plan, String> {
-        let text = |error: PlanError| error.to_string();
-        let pool = self.tuning().pool(self.ranks).map_err(text)?;
-        let plan = self.tuning().forced(forced).plan(request).map_err(text)?.plan;
-        if pool.fits(&plan) { Ok(plan) } else { Err(format!("the rings have room for {pool}")) }
+        let pool = self.tuning.pool(self.ranks).map_err(why)?;
+        let plan = self.tuning.clone().forced(forced).plan(request).map_err(why)?.plan;
+        let rings = Pool { inbox: Inbox::NONE, ..pool };
+        if pool.fits(&plan) { Ok(plan) } else { Err(format!("the rings have room for {rings}")) }
     }
 
     /// What the model says, where there is one and the call is not too long for it.
     fn predict(&self, plan: &Plan, bytes: u64) -> Option<Prediction> {
         let rounds = plan.geometry(bytes).ok()?.rounds(0);
         let all = rounds.saturating_mul((plan.lanes * plan.ranks).into());
-        if self.machine.host || all > ROUNDS_MAX {
+        if self.machine().host || all > ROUNDS_MAX {
             return None;
         }
         LinkModel::h200().predict(plan, bytes).ok()
     }
 }
 
-/// The machine that the plans of `rank` are made for.
-fn machine_of(rank: &Communicator) -> Result<Machine, Error> {
-    if rank.backend() == Backend::Host {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        return Ok(Machine::host(cores as u32));
+/// How the names of other algorithms begin.
+const ALGORITHM: &str = "algorithm ";
+
+/// Why a plan cannot be had; without the name of an algorithm, which stands beside it.
+fn why(error: PlanError) -> String {
+    match error {
+        PlanError::AlgorithmHere { needed, .. } => format!("cannot run here, for it needs {needed}"),
+        PlanError::AlgorithmBytes { ranks, most, .. } => {
+            format!("carries at most {} between {ranks} ranks", format_bytes(most))
+        }
+        error => error.to_string(),
     }
-    let name = rank.device_name();
-    let name = name.split_once(", ").map_or(name.as_str(), |(_, name)| name);
-    // A launch of more blocks than a GPU can hold is refused before anything is allocated, and the refusal says
-    // how many it can hold at least.
-    let forced = Forced { blocks: Some(u32::MAX / 3 * 3), ..Forced::default() };
-    let builder = Communicator::builder().backend(Backend::Cuda).ranks(rank.ranks()).forced(forced);
-    let blocks_max = match builder.build() {
-        Err(Error::Plan(PlanError::Value(Bound { name: "blocks", most, .. }))) => most as u32,
-        Err(error) => return Err(error),
-        Ok(_) => Machine::h200().blocks_max,
-    };
-    if name.contains("H200") {
-        return Ok(Machine { blocks_max, ..Machine::h200() });
-    }
-    Ok(Machine::unknown_gpu(name, blocks_max))
 }
 
 #[cfg(test)]
@@ -210,15 +231,8 @@ mod tests {
     use super::*;
 
     fn h200(policy: Policy, forced: Forced) -> Subject {
-        Subject {
-            machine: Machine::h200(),
-            because: String::new(),
-            ranks: 4,
-            policy,
-            forced,
-            windows: true,
-            rank: None,
-        }
+        let tuning = Tuning::new(Machine::h200()).policy(policy).forced(forced).windows(true);
+        Subject { tuning, because: String::new(), table: String::new(), ranks: 4, policy, forced, rank: None }
     }
 
     fn which(explained: &Explained) -> String {
@@ -230,29 +244,67 @@ mod tests {
     }
 
     #[test]
-    fn others_are_all_policies_but_the_own_and_four_neighbours() {
+    fn others_are_all_policies_and_algorithms_but_the_own_and_four_neighbours() {
         for (policy, absent) in [(Policy::Auto, "auto"), (Policy::Harness, "harness"), (Policy::Yali, "yali")]
         {
-            let explained = h200(policy, Forced::default()).explain(DataType::F32, 1 << 20, 9).unwrap();
+            let explained = h200(policy, Forced::default()).explain(DataType::F32, 1 << 24, 9).unwrap();
+            assert_eq!(explained.choice.plan.algorithm, Algorithm::Ring);
             let which = which(&explained);
-            assert!(!which.contains(absent), "{which}");
+            assert!(!which.contains(absent) && !which.contains("ring"), "{which}");
             for word in ["policy", "half the lanes", "twice the lanes", "half the slot", "twice the slot"] {
                 assert!(which.contains(word), "no `{word}` in {which}");
             }
-            assert_eq!(which.split(", ").count(), 6, "{which}");
+            assert_eq!(which.split(", ").count(), 9, "{which}");
         }
+    }
+
+    /// Other algorithms come first, each forced; those that cannot carry the payload are refused with the reason.
+    #[test]
+    fn other_algorithms_are_runners_up_or_refused() {
+        let subject = h200(Policy::Auto, Forced::default());
+        for (count, own, refused) in [
+            (1 << 8, Algorithm::OneShot, vec![]),
+            (1 << 17, Algorithm::TwoShot, vec![Algorithm::OneShot]),
+            (1 << 20, Algorithm::Direct, vec![Algorithm::OneShot, Algorithm::TwoShot]),
+            (1 << 26, Algorithm::Ring, vec![Algorithm::OneShot, Algorithm::TwoShot]),
+        ] {
+            let explained = subject.explain(DataType::F32, count, 9).unwrap();
+            assert_eq!(explained.choice.plan.algorithm, own);
+            let others = explained.runners_up.iter().take_while(|other| other.is_other_algorithm);
+            let others: Vec<Algorithm> = others.map(|other| other.plan.algorithm).collect();
+            for algorithm in Algorithm::ALL.into_iter().filter(|&algorithm| algorithm != own) {
+                let name = format!("algorithm {algorithm}");
+                let why = explained.refused.iter().find(|it| it.which == name).map(|it| it.why.as_str());
+                assert_eq!(why.is_some(), refused.contains(&algorithm), "{name} at {count}: {why:?}");
+                assert!(why.is_none_or(|why| why.contains("carries at most")), "{why:?}");
+                assert_ne!(others.contains(&algorithm), refused.contains(&algorithm), "{name} at {count}");
+            }
+            let lanes = explained.runners_up.iter().find(|other| other.which.contains("half the lanes"));
+            assert!(lanes.is_some_and(|it| it.plan.algorithm == own), "{own}");
+            assert_eq!(which(&explained).contains("slot"), own == Algorithm::Ring);
+        }
+        let any = Subject { tuning: subject.tuning.clone().windows(false), ..subject };
+        let explained = any.explain(DataType::F32, 8, 9).unwrap();
+        let why = "cannot run here, for it needs buffers that are windows, which was not promised";
+        assert!(explained.refused.iter().any(|it| it.which == "algorithm direct" && it.why == why));
     }
 
     #[test]
     fn the_fastest_come_first_and_neighbours_fit_the_rings() {
         let subject = h200(Policy::Auto, Forced::default());
-        let pool = subject.tuning().pool(4).unwrap();
+        let pool = subject.tuning.pool(4).unwrap();
         for count in [0, 1000, 1 << 16, 1 << 22] {
             let explained = subject.explain(DataType::Bf16, count, 9).unwrap();
-            let times: Vec<f64> =
-                explained.runners_up.iter().map(|other| other.prediction.as_ref().unwrap().time_us).collect();
-            assert!(times.is_sorted() && times.len() >= 4, "{count}: {times:?}");
-            for other in explained.runners_up.iter().filter(|other| !other.which.contains("policy")) {
+            let rest = explained.runners_up.iter().skip_while(|other| other.is_other_algorithm);
+            let rest = rest.map(|other| other.prediction.as_ref().map_or(f64::INFINITY, |it| it.time_us));
+            let times: Vec<f64> = rest.collect();
+            assert!(times.is_sorted() && times.len() >= 3, "{count}: {times:?}");
+            assert!(times[0].is_finite(), "{count}: {times:?}");
+            for other in explained
+                .runners_up
+                .iter()
+                .filter(|other| other.which.ends_with("lanes") || other.which.ends_with("slot"))
+            {
                 assert!(pool.fits(&other.plan), "{count}: {}", other.plan);
             }
             let few = subject.explain(DataType::Bf16, count, 2).unwrap();
@@ -275,9 +327,12 @@ mod tests {
     fn calls_of_too_many_rounds_and_of_the_host_are_not_predicted() {
         let forced = Forced { piece_bytes: Some(16), ..Forced::default() };
         let subject = h200(Policy::Auto, forced);
+        assert!(
+            h200(Policy::Auto, Forced::default()).explain(DataType::U8, 8, 0).unwrap().prediction.is_none()
+        );
         assert!(subject.explain(DataType::U8, 1 << 40, 1).unwrap().prediction.is_none());
         assert!(subject.explain(DataType::U8, 1 << 10, 1).unwrap().prediction.is_some());
-        let host = Subject { machine: Machine::host(2), ..h200(Policy::Auto, Forced::default()) };
+        let host = Subject { tuning: Tuning::new(Machine::host(2)), ..h200(Policy::Auto, Forced::default()) };
         assert!(host.explain(DataType::F32, 8, 1).unwrap().prediction.is_none());
     }
 }

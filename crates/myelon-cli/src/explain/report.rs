@@ -36,8 +36,9 @@ pub fn write(args: &Explain, subject: &Subject, all: &[Explained]) -> Result<(),
 
 /// For what the plans are, and what the times are worth.
 fn header(args: &Explain, subject: &Subject) -> Vec<String> {
-    let Subject { machine, because, ranks, policy, .. } = subject;
-    let pool = subject.tuning().pool(*ranks);
+    let Subject { because, table, ranks, policy, .. } = subject;
+    let machine = subject.machine();
+    let pool = subject.tuning.pool(*ranks);
     let rings = pool.map_or_else(
         |error| format!("none: {error}"),
         |pool| format!("{} a rank: {pool}", about_bytes(pool.window_bytes(*ranks))),
@@ -53,6 +54,7 @@ fn header(args: &Explain, subject: &Subject) -> Vec<String> {
         format!("because  {because}"),
         format!("call     all-reduce of {}, {ranks} ranks, policy {policy}", args.datatype),
         format!("rings    {rings}"),
+        format!("table    {table}"),
         format!("times    {times}"),
     ]
 }
@@ -85,7 +87,8 @@ fn table(all: &[Explained]) -> Vec<String> {
         }
     }
     if all.iter().any(|one| !one.runners_up.is_empty() || !one.refused.is_empty()) {
-        let order = if all.iter().any(|one| one.prediction.is_some()) { ", the fastest first" } else { "" };
+        let is_predicted = all.iter().flat_map(|one| &one.runners_up).any(|other| other.prediction.is_some());
+        let order = if is_predicted { ": other algorithms, then the fastest first" } else { "" };
         lines.extend(["#".into(), format!("# runners-up{order}")]);
         lines.push(format!("#{:>11}{:>11}{:>9}  {:PLAN$} which", "size", "predicted", "diff", "plan"));
         lines.push(format!("#{:>11}{:>11}{:>9}", "(B)", "(us)", "(%)"));
@@ -171,7 +174,7 @@ const FIELDS: [&str; 13] = [
 fn rows<'a>(args: &Explain, subject: &'a Subject, one: &'a Explained) -> Vec<Row<'a>> {
     let row =
         |place: Option<usize>, which: &'a str, plan: Option<&Plan>, prediction: Option<&Prediction>| Row {
-            machine: &subject.machine.name,
+            machine: &subject.machine().name,
             ranks: subject.ranks,
             dtype: args.datatype.name(),
             bytes: one.bytes,
@@ -199,13 +202,15 @@ fn rows<'a>(args: &Explain, subject: &'a Subject, one: &'a Explained) -> Vec<Row
 #[cfg(test)]
 mod tests {
     use myelon_collectives::DataType;
-    use myelon_lanes::{Forced, Machine, Policy};
+    use myelon_lanes::{Forced, Machine, Policy, Tuning};
 
     use super::*;
 
     fn example(machine: Machine) -> Subject {
-        let (policy, forced, because) = (Policy::Auto, Forced::default(), String::new());
-        Subject { machine, because, ranks: 8, policy, forced, windows: true, rank: None }
+        let (policy, forced, because, table) =
+            (Policy::Auto, Forced::default(), String::new(), String::new());
+        let tuning = Tuning::new(machine).windows(true);
+        Subject { tuning, because, table, ranks: 8, policy, forced, rank: None }
     }
 
     #[test]
@@ -228,16 +233,17 @@ mod tests {
     #[test]
     fn columns_stand_under_their_names_and_a_reason_is_told_once() {
         let subject = example(Machine::h200());
-        let all = [1 << 20, 1 << 21].map(|count| subject.explain(DataType::F32, count, 1).unwrap());
+        // Above what other algorithms are chosen for.
+        let all = [1 << 24, 1 << 25].map(|count| subject.explain(DataType::F32, count, 1).unwrap());
         let lines = table(&all);
         let end = |text: &str, part: &str| text.find(part).map(|at| at + part.len());
-        assert_eq!(end(&lines[0], "size"), end(&lines[2], "4194304"));
+        assert_eq!(end(&lines[0], "size"), end(&lines[2], "67108864"));
         assert_eq!(lines[0].find("plan"), lines[2].find("ring"));
-        assert_eq!(lines[0].find("  bound"), lines[2].find("  latency"));
-        assert!(lines[2].ends_with("  1  latency") && lines[3].contains("  1  "), "{lines:#?}");
+        assert_eq!(lines[0].find("  bound"), lines[2].find("  the link"));
+        assert!(lines[2].ends_with("  1  the link") && lines[3].contains("  1  "), "{lines:#?}");
         assert_eq!(lines.iter().filter(|line| line.contains("automatic for H200")).count(), 1);
         let runner_up = lines.iter().rposition(|line| line.contains("which")).unwrap();
-        assert_eq!(lines[runner_up].find("plan"), lines[runner_up + 2].find("ring"));
+        assert_eq!(lines[runner_up].find("plan"), lines[runner_up + 2].find("direct"));
         assert!(lines.iter().all(|line| line.len() <= 120), "{lines:#?}");
     }
 

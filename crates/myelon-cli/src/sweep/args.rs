@@ -5,19 +5,22 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use myelon_collectives::{Backend, DataType, ReduceOp};
-use myelon_lanes::Policy;
+use myelon_collectives::{Backend, DataType, ReduceOp, TuningFile};
+use myelon_lanes::{Algorithm, Policy};
 
-use crate::args::{Choice, Format, backend, bytes, data_types, operations, seconds, slot_bytes};
+use crate::args::{Choice, Format, backend, bytes, data_types, operations, seconds, slot_bytes, tuning_file};
 use crate::sizes::Step;
 
-/// Sweeps lanes, slots and blocks, and says how far the automatic plan is from the best setting
+/// Sweeps lanes, slots, blocks and threads of an algorithm, and says how far the automatic plan is from the best setting
 ///
 /// Every setting is forced on a communicator of its own. For each size all settings take turns, and every
 /// output is checked before its time counts.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP)]
 pub struct Sweep {
+    /// Whose settings: one-shot, two-shot, direct or ring, in the automatic plan too [default: ring]
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    pub algo: Option<Algorithm>,
     /// Lanes to try, such as 1,2,4,8 [default: around the automatic plan]
     #[arg(long, value_parser = count, value_delimiter = ',', value_name = "N,..", help_heading = "Settings")]
     pub lanes: Vec<Value>,
@@ -40,14 +43,22 @@ pub struct Sweep {
         help_heading = "Settings"
     )]
     pub lanes_per_worker: Vec<Value>,
+    /// Threads of a block to try, multiples of 32 [default: auto; of other algorithms than the ring auto,128,256,512]
+    #[arg(long, value_parser = count, value_delimiter = ',', value_name = "N,..", help_heading = "Settings")]
+    pub threads: Vec<Value>,
     /// Whose plan is the automatic one: auto (what measures best), harness or yali (the ancestors' heuristics)
     #[arg(long, value_name = "auto|harness|yali", help_heading = "Settings")]
     pub policy: Option<Policy>,
+    /// The automatic plan follows this tuning file, or none [default: the usual one, which 'myelon info' names]
+    #[arg(long, value_parser = tuning_file, value_name = "FILE|none", help_heading = "Settings")]
+    pub tuning: Option<TuningFile>,
 
-    /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 4K on the host, 64K]
+    /// Smallest size of a rank's buffer in bytes; 1K, 4M, 1G are powers of two [default: 4K on the host, 64K on
+    /// GPUs, 1K for one-shot and two-shot]
     #[arg(short = 'b', long, alias = "minbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
     pub min_bytes: Option<u64>,
-    /// Largest size, included where the steps meet it [default: 16M on the host, 256M on GPUs]
+    /// Largest size, included where the steps meet it [default: 16M on the host, 256M on GPUs, or what the algorithm
+    /// carries]
     #[arg(short = 'e', long, alias = "maxbytes", value_parser = bytes, value_name = "BYTES", help_heading = "Sizes")]
     pub max_bytes: Option<u64>,
     /// The next size is FACTOR times the last [default: 4]
@@ -116,13 +127,16 @@ pub struct Value(pub Option<u32>);
 impl Sweep {
     /// The smallest and the largest size, and how sizes grow.
     ///
-    /// A size that is given moves the other's default, so that `-b 1G` or `-e 4` alone is a range.
-    pub fn sizes(&self, on_gpus: bool) -> (u64, u64, Step) {
+    /// A size that is given moves the other's default, so that `-b 1G` or `-e 4` alone is a range. `bytes_max` is what
+    /// the algorithm carries.
+    pub fn sizes(&self, on_gpus: bool, bytes_max: u64) -> (u64, u64, Step) {
         let (least, most, factor) = match (self.smoke, on_gpus) {
             (true, _) => (4 << 10, 256 << 10, 64),
             (_, true) => (64 << 10, 256 << 20, 4),
             _ => (4 << 10, 16 << 20, 4),
         };
+        let is_small = matches!(self.algo, Some(Algorithm::OneShot | Algorithm::TwoShot));
+        let (least, most) = (if is_small { 1 << 10 } else { least }, bytes_max.min(most));
         let min = self.min_bytes.unwrap_or(self.max_bytes.map_or(least, |max| max.min(least)));
         let max = self.max_bytes.unwrap_or(most.max(min));
         (min, max, self.step_bytes.map_or(Step::Factor(self.step_factor.unwrap_or(factor)), Step::Bytes))
@@ -174,7 +188,9 @@ Columns:
   settings    the best one, then the automatic plan
 
 Settings are all combinations of the lists. In each list 'auto' stands for what the automatic plan takes at \
-each size, so '--lanes auto --slots 2,4,8' sweeps slots alone. A setting that cannot be had, for memory or \
+each size, so '--lanes auto --slots 2,4,8' sweeps slots alone. With --algo the automatic plan is the best \
+that this algorithm has; other algorithms than the ring have a block for each lane and no slots, and 'direct' \
+needs GPUs and buffers that all ranks reach, which the sweep's are. A setting that cannot be had, for memory or \
 because its blocks could not all be resident or because it makes no sense, is listed with the reason and \
 counted. More lanes than a worker has blocks for are served in turn: '--lanes-per-worker 1,2' forces \
 3 * lanes and 3 * lanes / 2 blocks.
@@ -202,6 +218,8 @@ Examples:
     myelon sweep --backend cuda --ranks 4 -d bf16 --plot sweep.svg
   Slots and nothing else, at one size, for a minute
     myelon sweep --lanes auto --slot-bytes auto --slots 2,4,8,16 -b 64M --time 60
+  Lanes and threads of one-shot, with what it carries
+    myelon sweep --backend cuda --algo one-shot --lanes 1,4,16,64 --threads 96,160,288
   Lanes x slot bytes on host ranks, to a file
     myelon sweep --backend host --lanes 1,2,4 --slot-bytes 16K,64K --format csv
   What the harness's own heuristic loses
@@ -245,7 +263,9 @@ mod tests {
 
     #[test]
     fn sizes_follow_the_backend_until_they_are_said() {
-        let sizes = |flags: &[&str], on_gpus| parse(flags).unwrap().sizes(on_gpus);
+        let sizes = |flags: &[&str], on_gpus| parse(flags).unwrap().sizes(on_gpus, u64::MAX);
+        let one_shot = parse(&["--algo", "one-shot"]).unwrap();
+        assert_eq!(one_shot.sizes(true, 128 << 10), (1 << 10, 128 << 10, Step::Factor(4)));
         assert_eq!(sizes(&[], false), (4 << 10, 16 << 20, Step::Factor(4)));
         assert_eq!(sizes(&[], true), (64 << 10, 256 << 20, Step::Factor(4)));
         assert_eq!(sizes(&["--smoke"], true), (4 << 10, 256 << 10, Step::Factor(64)));
@@ -263,6 +283,8 @@ mod tests {
             (&["--slot-bytes", "8KB"], "ambiguous"),
             (&["--slot-bytes", "4G"], "4 GiB"),
             (&["--lanes-per-worker", "0"], "1 lane at least"),
+            (&["--algo", "tree"], "one-shot, two-shot, direct, ring"),
+            (&["--threads", "few"], "needed a whole number or auto"),
             (&["--blocks", "3", "--lanes-per-worker", "1"], "cannot be used with"),
             (&["--turns", "0"], "--turns"),
             (&["--turns", "2", "--time", "1"], "cannot be used with"),

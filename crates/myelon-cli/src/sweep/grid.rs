@@ -1,6 +1,6 @@
 //! Which settings a sweep tries: all combinations of lists, by default around the automatic plan.
 
-use myelon_lanes::{Forced, Plan};
+use myelon_lanes::{Algorithm, Forced, Plan};
 
 use super::args::{Sweep, Value};
 
@@ -14,6 +14,7 @@ pub struct Grid {
     slot_bytes: Vec<Option<u32>>,
     slots: Vec<Option<u32>>,
     blocks: Blocks,
+    threads: Vec<Option<u32>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,19 @@ impl Grid {
     /// What `args` list, and for what they do not list values around `automatic`, the plan of the largest size.
     pub fn new(args: &Sweep, automatic: &Plan, on_gpus: bool) -> Self {
         let Plan { lanes, piece_bytes, .. } = *automatic;
+        if automatic.algorithm != Algorithm::Ring {
+            let around_lanes = match args.smoke {
+                true => vec![1, 2],
+                false => shares(lanes, &[(1, 8), (1, 4), (1, 2), (1, 1), (2, 1)]),
+            };
+            return Self {
+                lanes: listed(&args.lanes, around_lanes.into_iter().map(Some)),
+                slot_bytes: vec![None],
+                slots: vec![None],
+                blocks: Blocks::Number(vec![None]),
+                threads: listed(&args.threads, [None, Some(128), Some(256), Some(512)]),
+            };
+        }
         let (around_lanes, around_slot_bytes) = match (args.smoke, on_gpus) {
             (true, _) => (vec![1, 2], vec![4 << 10, 64 << 10]),
             (_, true) => (
@@ -54,13 +68,14 @@ impl Grid {
             slot_bytes: listed(&args.slot_bytes, around_slot_bytes.map(Some)),
             slots: listed(&args.slots, [None]),
             blocks,
+            threads: listed(&args.threads, [None]),
         }
     }
 
     /// How many combinations there are at most.
     pub fn len(&self) -> usize {
         let (Blocks::Number(blocks) | Blocks::ByLanes(blocks)) = &self.blocks;
-        let lens = [&self.lanes, &self.slot_bytes, &self.slots, blocks].map(Vec::len);
+        let lens = [&self.lanes, &self.slot_bytes, &self.slots, blocks, &self.threads].map(Vec::len);
         lens.into_iter().fold(1, usize::saturating_mul)
     }
 
@@ -79,8 +94,11 @@ impl Grid {
             };
             for &piece_bytes in &self.slot_bytes {
                 for &slots in &self.slots {
-                    for &blocks in &blocks {
-                        let forced = Forced { lanes, piece_bytes, slots, blocks, ..Forced::default() };
+                    let both =
+                        blocks.iter().flat_map(|&blocks| self.threads.iter().map(move |&it| (blocks, it)));
+                    for (blocks, threads) in both {
+                        let forced =
+                            Forced { lanes, piece_bytes, slots, blocks, threads, ..Forced::default() };
                         if !forced.is_empty() && !settings.contains(&forced) {
                             settings.push(forced);
                         }
@@ -124,8 +142,11 @@ mod tests {
         let cli = Cli::try_parse_from(["myelon", "sweep"].iter().chain(flags)).unwrap();
         let Command::Sweep(args) = cli.command else { unreachable!("the line says sweep") };
         let on_gpus = !machine.host;
-        let request = Request { ranks, bytes: 256 << 20, element_bytes: 4 };
-        let plan = Tuning::new(machine).plan(&request).unwrap().plan;
+        let algorithm = Some(args.algo.unwrap_or(Algorithm::Ring));
+        let bytes = if algorithm == Some(Algorithm::Ring) { 256 << 20 } else { 64 << 10 };
+        let request = Request { ranks, bytes, element_bytes: 4 };
+        let tuning = Tuning::new(machine).windows(true).forced(Forced { algorithm, ..Forced::default() });
+        let plan = tuning.plan(&request).unwrap().plan;
         (Grid::new(&args, &plan, on_gpus), plan)
     }
 
@@ -168,6 +189,21 @@ mod tests {
         assert_eq!(words(&flags, host.clone(), 2).len(), 4);
         let flags = ["--lanes", "auto", "--slot-bytes", "auto", "--slots", "auto,8"];
         assert_eq!(words(&flags, host, 2), ["slots=8"]);
+    }
+
+    #[test]
+    fn other_algorithms_have_lanes_and_threads_alone() {
+        let words = |flags: &[&str]| words(flags, Machine::h200(), 4);
+        let flags = ["--algo", "one-shot", "--lanes", "2,auto", "--threads", "96,auto"];
+        assert_eq!(words(&flags), ["lanes=2 threads=96", "lanes=2", "threads=96"]);
+        for algorithm in ["one-shot", "two-shot", "direct"] {
+            let all = words(&["--algo", algorithm]);
+            assert!((8..=20).contains(&all.len()), "{all:?}");
+            assert!(all.iter().all(|words| !words.contains("slot") && !words.contains("blocks")), "{all:?}");
+        }
+        let ring =
+            words(&["--lanes", "3", "--slot-bytes", "auto", "--blocks", "auto", "--threads", "256,512"]);
+        assert_eq!(ring, ["lanes=3 threads=256", "lanes=3 threads=512"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod turns;
 
 use anyhow::{Context, anyhow};
 use myelon_collectives::{Backend, Error, Settings};
-use myelon_lanes::Forced;
+use myelon_lanes::{Algorithm, Forced};
 
 pub use args::Sweep;
 use grid::{Grid, SETTINGS_MAX};
@@ -39,7 +39,12 @@ pub fn run(args: &Sweep) -> Result<bool, Failure> {
     let settings = settings(args, Settings::from_env()?)?;
     let automatic = Setting::automatic(settings.clone())?;
     let on_gpus = automatic.ranks()[0].backend() == Backend::Cuda;
-    let (min, max, step) = args.sizes(on_gpus);
+    let algorithm = algorithm(&automatic);
+    // One that cannot run here says so before it has sizes.
+    automatic.ranks()[0].explain(args.datatype, 0)?;
+    let (ranks, tuning) = (automatic.ranks().len() as u32, automatic.ranks()[0].tuning());
+    let bytes_max = algorithm.bytes_max(ranks, tuning.pool(ranks).map_err(Error::from)?.inbox);
+    let (min, max, step) = args.sizes(on_gpus, bytes_max);
     let sizes = sizes(min, max, step).map_err(Failure::Usage)?;
     let counts = counts(&sizes, args.datatype.bytes());
     let count_max = counts[counts.len() - 1];
@@ -56,7 +61,7 @@ pub fn run(args: &Sweep) -> Result<bool, Failure> {
     let (all, refused) = open(automatic, &settings, &forced, args, count_max)?;
     let bytes_max = count_max.checked_mul(args.datatype.bytes()).context("the largest size")?;
     let operands = Operands::new(all[0].ranks(), bytes_max, args.datatype, args.op, args.seed)?;
-    let report = Report::new(args.format, &all[0].ranks()[0], &operands);
+    let report = Report::new(args.format, &all[0].ranks()[0], &operands, algorithm);
     report.begin(&header(args, &all))?;
     refused.iter().try_for_each(|refused| report.refused(refused))?;
 
@@ -94,7 +99,7 @@ fn check_usage(args: &Sweep) -> Result<(), Failure> {
         return Err(Failure::Usage("avg is for floats only: choose f16, bf16, f32 or f64".into()));
     }
     // The default of the largest size only widens the range, so one that is bad now stays bad.
-    let (min, max, step) = args.sizes(false);
+    let (min, max, step) = args.sizes(false, u64::MAX);
     sizes(min, max, step).map_err(Failure::Usage)?;
     match &args.plot {
         Some(path) => plot::try_path(path).map_err(|error| Failure::Usage(format!("--plot {error}"))),
@@ -104,14 +109,27 @@ fn check_usage(args: &Sweep) -> Result<(), Failure> {
 
 /// What the flags say, and the environment where they say nothing.
 fn settings(args: &Sweep, settings: Settings) -> Result<Settings, Failure> {
-    if !settings.forced.is_empty() {
+    let algorithm = args.algo.or(settings.forced.algorithm).unwrap_or(Algorithm::Ring);
+    let numbers = Forced { algorithm: None, ..settings.forced };
+    if !numbers.is_empty() {
         return Err(Failure::Usage(format!(
             "the environment forces {}, so there is no automatic plan to compare with: unset it, and use --lanes, \
              --slot-bytes, --slots and --blocks",
-            settings.forced
+            numbers
         )));
     }
+    let ring_only = [&args.slot_bytes, &args.slots, &args.blocks, &args.lanes_per_worker];
+    if algorithm != Algorithm::Ring && ring_only.iter().any(|values| !values.is_empty()) {
+        return Err(Failure::Usage(format!(
+            "{algorithm} has no slots, and a block for each lane: use --lanes and --threads alone"
+        )));
+    }
+    // The sweep's own buffers are windows; only direct has a use for that.
+    let windows = settings.windows.or((algorithm == Algorithm::Direct).then_some(true));
     Ok(Settings {
+        forced: Forced { algorithm: Some(algorithm), ..Forced::default() },
+        windows,
+        tuning: args.tuning.clone().or(settings.tuning),
         backend: args.backend.or(settings.backend),
         ranks: args.ranks.map(usize::from).or(settings.ranks),
         policy: args.policy.or(settings.policy),
@@ -167,16 +185,23 @@ fn header(args: &Sweep, all: &[Setting]) -> Vec<String> {
     let smoke = if args.smoke { "; a smoke run, its figures mean nothing" } else { "" };
     vec![
         format!(
-            "myelon {} sweep of all-reduce, {} of {}, out of place",
+            "myelon {} sweep of all-reduce by {}, {} of {}, out of place",
             env!("CARGO_PKG_VERSION"),
+            algorithm(&all[0]),
             args.op,
             args.datatype
         ),
         format!("backend  {}: {}", ranks[0].backend(), ranks[0].backend_reason()),
         format!("ranks    {}", ranks_and_devices(ranks)),
         format!("rings    {} a rank, of all {} settings together", about_bytes(rings), all.len()),
+        format!("table    {}", ranks[0].table_reason()),
         format!("turns    {turns}{smoke}"),
     ]
+}
+
+/// Whose settings are swept.
+fn algorithm(automatic: &Setting) -> Algorithm {
+    automatic.ranks()[0].tuning().forced_values().algorithm.unwrap_or(Algorithm::Ring)
 }
 
 /// The title of the picture.
@@ -184,7 +209,8 @@ fn title(args: &Sweep, automatic: &Setting) -> String {
     let rank = &automatic.ranks()[0];
     let smoke = if args.smoke { ", a smoke run" } else { "" };
     format!(
-        "all-reduce, {} of {}, over {} ranks, {} backend{smoke}",
+        "all-reduce by {}, {} of {}, over {} ranks, {} backend{smoke}",
+        algorithm(automatic),
         args.op,
         args.datatype,
         rank.ranks(),

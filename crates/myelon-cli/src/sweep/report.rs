@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use myelon_collectives::{Communicator, Launch};
-use myelon_lanes::format_bytes;
+use myelon_lanes::{Algorithm, format_bytes};
 use owo_colors::{OwoColorize, Stream};
 use serde::Serialize;
 
@@ -26,6 +26,7 @@ struct Record {
     count: Option<usize>,
     dtype: String,
     op: String,
+    algorithm: &'static str,
     /// `automatic`, `forced` or `refused`.
     setting: &'static str,
     /// Of the plan that was launched; of what was refused, as far as it was forced.
@@ -57,7 +58,7 @@ struct Record {
 }
 
 /// The fields in the order of the columns of CSV.
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "backend",
     "ranks",
     "bytes",
@@ -81,6 +82,7 @@ const FIELDS: [&str; 24] = [
     "again_us",
     "wrong",
     "copy_gbps",
+    "algorithm",
     "why",
 ];
 
@@ -91,12 +93,13 @@ pub struct Report {
     ranks: usize,
     dtype: String,
     op: String,
+    algorithm: Algorithm,
 }
 
 impl Report {
-    pub fn new(format: Format, rank: &Communicator, operands: &Operands) -> Self {
+    pub fn new(format: Format, rank: &Communicator, operands: &Operands, algorithm: Algorithm) -> Self {
         let (dtype, op) = (operands.dtype().to_string(), operands.op().to_string());
-        Self { format, backend: rank.backend().to_string(), ranks: rank.ranks(), dtype, op }
+        Self { format, backend: rank.backend().to_string(), ranks: rank.ranks(), dtype, op, algorithm }
     }
 
     /// What is run where, and the heads of the columns.
@@ -153,6 +156,7 @@ impl Report {
             ranks: self.ranks,
             dtype: self.dtype.clone(),
             op: self.op.clone(),
+            algorithm: self.algorithm.name(),
             ..Record::default()
         }
     }
@@ -291,7 +295,8 @@ mod tests {
 
     fn report() -> Report {
         let (dtype, op) = ("f32".into(), "sum".into());
-        Report { format: Format::Csv, backend: "host".into(), ranks: 2, dtype, op }
+        let algorithm = Algorithm::Ring;
+        Report { format: Format::Csv, backend: "host".into(), ranks: 2, dtype, op, algorithm }
     }
 
     #[test]
@@ -335,7 +340,7 @@ mod tests {
         assert_eq!(names, fields);
         assert_eq!(
             csv_cells(&FIELDS, &record),
-            "host,2,4096,1024,f32,sum,automatic,1,65536,4,3,1,15.0,7.5,3,7,0.2731,0.2731,0.25,false,,0,6.5,"
+            "host,2,4096,1024,f32,sum,automatic,1,65536,4,3,1,15.0,7.5,3,7,0.2731,0.2731,0.25,false,,0,6.5,ring,"
         );
         let mut wrong = outcome(4096, &[15.0, 12.0]);
         wrong.trials[1].wrong = 3;
@@ -348,7 +353,7 @@ mod tests {
             Refused { forced: Forced { slots: Some(3), ..Forced::default() }, why: "slots, 3".into() };
         assert_eq!(
             csv_cells(&FIELDS, &report().of_refused(&refused)),
-            "host,2,,,f32,sum,refused,,,3,,,,,0,0,,,,false,,,,\"slots, 3\""
+            "host,2,,,f32,sum,refused,,,3,,,,,0,0,,,,false,,,,ring,\"slots, 3\""
         );
     }
 }

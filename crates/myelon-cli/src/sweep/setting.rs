@@ -37,7 +37,7 @@ pub enum Stopped {
 }
 
 impl Setting {
-    /// The automatic plan of what `settings` say.
+    /// The automatic plan of what `settings` say, which force an algorithm at most.
     ///
     /// # Errors
     ///
@@ -62,7 +62,9 @@ impl Setting {
         // The backend that the automatic setting found, by name: where `auto` is told that blocks cannot be
         // resident it takes the host, and times of the host would stand among those of GPUs.
         let backend = Some(self.ranks[0].backend());
-        let settings = Settings { backend, ranks: Some(self.ranks.len()), forced, ..settings.clone() };
+        // The algorithm is forced in the automatic setting too, so it is no difference between settings.
+        let all = Forced { algorithm: settings.forced.algorithm, ..forced };
+        let settings = Settings { backend, ranks: Some(self.ranks.len()), forced: all, ..settings.clone() };
         let ranks = Communicator::builder().settings(settings).build()?;
         ranks[0].explain(dtype, count as u64)?;
         Ok(Self { forced, ranks })

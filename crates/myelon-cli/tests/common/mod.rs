@@ -10,6 +10,8 @@ pub fn myelon(args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MYELON_")) {
         command.env_remove(name);
     }
+    // Nor a tuning file of the user's.
+    command.env("XDG_CONFIG_HOME", "/no/such/folder");
     command.env("CUDA_VISIBLE_DEVICES", "-1").args(args);
     command
 }
