@@ -12,6 +12,7 @@ use crate::mode::Mode;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
 use crate::sweep::Sweep;
+use crate::tune::Tune;
 
 /// Collectives for the GPUs of one NVLink node, and for host threads as ranks
 #[derive(Debug, Parser)]
@@ -32,6 +33,7 @@ pub enum Command {
     Info(Info),
     Simulate(Box<Simulate>),
     Sweep(Box<Sweep>),
+    Tune(Box<Tune>),
 }
 
 /// Shows devices, links, settings, and what would be used

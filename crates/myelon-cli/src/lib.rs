@@ -1,5 +1,5 @@
 //! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, explains their plans, sweeps
-//! their lanes, and simulates them.
+//! their lanes, tunes them for a machine, and simulates them.
 //!
 //! A library so that `cargo bench` sweeps by the same code; [`command_line`] is all there is to call.
 
@@ -21,6 +21,7 @@ mod simulate;
 mod sizes;
 mod sweep;
 mod table;
+mod tune;
 mod values;
 
 use std::ffi::OsString;
@@ -73,6 +74,7 @@ fn command(words: &[OsString]) -> &'static str {
         Some(name) if name == "simulate" => "simulate",
         Some(name) if name == "explain" => "explain",
         Some(name) if name == "sweep" => "sweep",
+        Some(name) if name == "tune" => "tune",
         _ => "all-reduce",
     }
 }
@@ -85,6 +87,7 @@ fn run(command: &Command) -> Result<bool, Failure> {
         Command::Info(_) => info::run().map(|()| true),
         Command::Simulate(args) => simulate::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Tune(args) => tune::run(args),
     }
 }
 

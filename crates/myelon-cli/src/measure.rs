@@ -64,6 +64,16 @@ impl Bench {
         Ok(Self { ranks: ranks.collect::<anyhow::Result<_>>()?, seed, round: 0 })
     }
 
+    /// Pairs of buffers that calls of `case` go round.
+    pub fn pairs(&self, case: Case) -> usize {
+        self.ranks[0].pairs(case)
+    }
+
+    /// Forgets the graphs that were recorded.
+    pub fn forget(&mut self) {
+        self.ranks.iter_mut().for_each(Rank::forget);
+    }
+
     /// The communicator of rank 0, which knows what was launched last.
     pub fn first(&self) -> &Communicator {
         &self.ranks[0].communicator
@@ -87,14 +97,14 @@ impl Bench {
                 if case.in_place { ", in place" } else { "" }
             )
         });
-        self.ranks.iter_mut().for_each(Rank::forget);
+        self.forget();
         measured
     }
 
     fn measure(&mut self, case: Case, effort: Effort) -> anyhow::Result<Measured> {
         let on_gpus = self.first().backend() == Backend::Cuda;
         let calls = effort.calls.unwrap_or_else(|| effort.mode.calls(case.bytes(), on_gpus));
-        let pairs = self.ranks[0].pairs(case);
+        let pairs = self.pairs(case);
         let values = self.fill(case, pairs)?;
         if effort.mode == Mode::Graph {
             self.each_rank(|rank| rank.capture(case, calls))?;
@@ -154,7 +164,7 @@ impl Bench {
 
     /// Gives every rank fresh inputs in the first `pairs` pairs, and poison where nothing may have been written
     /// before or after the call. The values are `[pairs][ranks]`.
-    fn fill(&mut self, case: Case, pairs: usize) -> anyhow::Result<Vec<Vec<Values>>> {
+    pub fn fill(&mut self, case: Case, pairs: usize) -> anyhow::Result<Vec<Vec<Values>>> {
         let (seed, first) = (self.seed, self.round + 1);
         self.round += pairs as u64;
         let values = |rank: usize, pair: usize| Values::new(seed, rank, first + pair as u64);
@@ -251,7 +261,7 @@ impl Bench {
     }
 
     /// Does `work` on a thread a rank, at the same time, and returns what each gave.
-    fn each_rank<T: Send>(
+    pub fn each_rank<T: Send>(
         &mut self,
         work: impl Fn(&mut Rank) -> Result<T, Error> + Sync,
     ) -> anyhow::Result<Vec<T>> {

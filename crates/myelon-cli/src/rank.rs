@@ -165,6 +165,15 @@ impl Rank {
         }
     }
 
+    /// Queues the same poison for the outputs of the first `pairs` pairs, and behind them.
+    pub fn poison(&self, case: Case, pairs: usize) -> Result<(), Error> {
+        for pair in 0..pairs {
+            let all = 0..case.bytes() + GUARD_BYTES;
+            self.part(&self.outputs, case, pair, all)?.fill(self.communicator.stream(), POISON)?;
+        }
+        Ok(())
+    }
+
     fn write(
         &self,
         region: &Region,

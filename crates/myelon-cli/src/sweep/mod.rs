@@ -16,8 +16,12 @@ use myelon_lanes::{Algorithm, Forced};
 pub use args::Sweep;
 use grid::{Grid, SETTINGS_MAX};
 use operands::Operands;
+pub use operands::reduce;
+pub use outcome::median;
 use report::Report;
-use setting::{Refused, Setting, is_refusal};
+pub use setting::is_refusal;
+use setting::{Refused, Setting};
+pub use turns::shuffled;
 use turns::{Course, Pace};
 
 use crate::all_reduce::ranks_and_devices;

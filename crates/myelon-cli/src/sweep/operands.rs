@@ -173,7 +173,7 @@ impl Rank {
 }
 
 /// What the reference makes of `values`, on all threads of the host.
-fn reduce(dtype: DataType, op: ReduceOp, values: &[Values], out: &mut [u8]) {
+pub fn reduce(dtype: DataType, op: ReduceOp, values: &[Values], out: &mut [u8]) {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = out.len().div_ceil(threads).next_multiple_of(BLOCK_BYTES);
     thread::scope(|scope| {

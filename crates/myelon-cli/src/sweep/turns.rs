@@ -195,7 +195,7 @@ impl Course {
 
 /// The places below `places` in an order of chance: with one order for all turns, a setting would always stand behind
 /// the same other, and the first behind the work between the turns.
-fn shuffled(places: usize, random: &mut Random) -> Vec<usize> {
+pub fn shuffled(places: usize, random: &mut Random) -> Vec<usize> {
     let mut order: Vec<usize> = (0..places).collect();
     for last in (1..places).rev() {
         order.swap(last, random.below(last + 1));
