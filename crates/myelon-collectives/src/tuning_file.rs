@@ -108,7 +108,8 @@ impl Tuned {
                 let rows = tuning.rows().iter();
                 let rows =
                     rows.filter(|row| (row.ranks, row.windows) == (ranks, plain.has_windows())).count();
-                let reason = format!("{}, with {rows} rows for these ranks and buffers", path.display());
+                let rows = if rows == 1 { "1 row".into() } else { format!("{rows} rows") };
+                let reason = format!("{}, with {rows} for these ranks and buffers", path.display());
                 Ok(Self { tuning, origin, reason, file: Some((path, insists)) })
             }
             Err(reason) if insists => Err(refusal(&path, reason)),

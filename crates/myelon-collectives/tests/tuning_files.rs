@@ -80,7 +80,7 @@ fn a_file_of_this_machine_is_followed_and_changes_no_bit() {
     let written = Written::new("good", &file(here(), ROW).to_text());
     let ranks = open(2, written.0.as_path()).unwrap();
     let reason = ranks[0].table_reason();
-    assert_eq!(reason, format!("{}, with 1 rows for these ranks and buffers", written.0.display()));
+    assert_eq!(reason, format!("{}, with 1 row for these ranks and buffers", written.0.display()));
     assert_eq!(ranks[1].explain(DataType::F32, 249).unwrap().plan.lanes, 1);
     assert_eq!(ranks[1].explain(DataType::F32, 250).unwrap().plan.lanes, 2);
     let (tuned, plan) = sum(ranks, 2000);

@@ -92,7 +92,7 @@ impl Subject {
         let windows = settings.windows.unwrap_or_default();
         if args.machine == MachineKind::H200 {
             let ranks = settings.ranks.unwrap_or(H200_RANKS) as u32;
-            if let Some(TuningFile::At(path)) = &settings.tuning {
+            if let Some(TuningFile::At(path)) = &args.plan.tuning {
                 return Err(Failure::Usage(format!(
                     "the tuning file {} is for the machine it was measured on: it needs --machine here or host",
                     path.display()

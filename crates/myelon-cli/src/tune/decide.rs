@@ -181,6 +181,7 @@ fn meeting(a: &Measured, b: &Measured, from: &Shape, to: &Shape) -> u64 {
 #[cfg(test)]
 mod tests {
     use myelon_lanes::{Algorithm, Machine, Request, Tuning};
+    use myelon_sim::model::Random;
 
     use super::*;
 
@@ -276,6 +277,42 @@ mod tests {
         assert_eq!(lanes(&decide(&all)), [1, 2], "it does not fall");
         let all = [measured(1024, &[(1, 10.0), (2, 10.5)]), next];
         assert_eq!(lanes(&decide(&all)), [1, 2], "the machine is slow there, whatever the plan");
+    }
+
+    /// Whatever the times: the rows are a table, each size is planned as was decided, and nothing changed without a
+    /// reason.
+    #[test]
+    fn any_times_make_a_table_that_says_what_was_decided() {
+        let mut random = Random::new(3);
+        let mut changed = 0;
+        for _ in 0..2000 {
+            let sizes = 1 + random.below(6);
+            let mut all = Vec::new();
+            for at in 0..sizes {
+                let some = (1..=5).filter(|_| random.below(4) > 0).collect::<Vec<u32>>();
+                let some = if some.is_empty() { vec![1] } else { some };
+                let times: Vec<(u32, f64)> =
+                    some.into_iter().map(|lanes| (lanes, (90 + random.below(20)) as f64 / 10.0)).collect();
+                all.push(measured(if at == 0 { 0 } else { 100 << (2 * at) }, &times));
+            }
+            let decided = decide(&all);
+            let rows = rows(&all, &decided, Inbox::NONE, 2, false).unwrap();
+            let table = Table::new(rows.clone()).unwrap();
+            assert!(
+                rows.windows(2).all(|pair| pair[0].lanes != pair[1].lanes),
+                "one plan is one row: {rows:?}"
+            );
+            for (at, one) in decided.iter().enumerate() {
+                let row = table.find(2, false, one.bytes).map(|(_, row)| row.lanes);
+                let needed =
+                    if one.is_changed() { Some(one.shape.lanes) } else { row.map(|_| one.automatic.lanes) };
+                assert_eq!(row, needed, "{one:?}");
+                let falls = decided.get(at + 1).is_some_and(|next| next.time_us < one.automatic_us);
+                assert!(!one.is_changed() || one.gain() > GAIN_LEAST || falls && one.gain() > 0.0, "{one:?}");
+                changed += usize::from(one.is_changed());
+            }
+        }
+        assert!(changed > 1000, "{changed}");
     }
 
     #[test]
