@@ -8,6 +8,8 @@
 # OUT/all-reduce-MODE-pN.csv (ours, every result checked) and OUT/nccl-MODE-pN.csv (with the ratio to ours), and
 # OUT/machine.txt.
 set -u
+# The automatic plans, whatever tuning file this user has.
+export MYELON_TUNING=none
 modes=stream
 if [[ ${1-} == -m ]]; then
     modes=${2//,/ }
