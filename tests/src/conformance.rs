@@ -12,6 +12,7 @@ mod failures;
 mod graphs;
 mod harness;
 mod streams;
+mod tunings;
 
 use myelon_collectives::Builder;
 #[cfg(doc)]
@@ -43,6 +44,8 @@ pub fn parts<M: Make>() -> Vec<Part<M>> {
         ("captures_advance_nothing", graphs::captures_advance_nothing),
         ("captures_refuse_what_they_cannot_hold", graphs::captures_refuse_what_they_cannot_hold),
         ("graphs_fail_as_calls_do", graphs::graphs_fail_as_calls_do),
+        ("tunings_alternate", tunings::tunings_alternate),
+        ("tuning_files_are_followed", tunings::tuning_files_are_followed),
         ("disagreement_is_an_error", failures::disagreement_is_an_error),
         ("missing_rank_is_named", failures::missing_rank_is_named),
         ("dropping_a_rank_ends_its_peers", failures::dropping_a_rank_ends_its_peers),
