@@ -87,7 +87,7 @@ fn run(command: &Command) -> Result<bool, Failure> {
         Command::Info(_) => info::run().map(|()| true),
         Command::Simulate(args) => simulate::run(args),
         Command::Sweep(args) => sweep::run(args),
-        Command::Tune(args) => tune::run(args),
+        Command::Tune(args) => tune::run(args).map(|()| true),
     }
 }
 

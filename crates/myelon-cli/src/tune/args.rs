@@ -135,7 +135,8 @@ sizes with the same plan are one row. Two rows meet where the lines through thei
 Sizes beyond those that were measured, and those at both ends where nothing changed, are left to the rule.
 
 What is checked: inputs are drawn anew for each size, outputs are spoilt before each turn, and each result is compared byte \
-for byte with the reference on every rank. With a wrong element no file is written, and the command ends with 1.
+for byte with the reference on every rank. The first wrong element ends the command with 1, and no file is \
+written.
 
 The file: lines of text with a checksum. It holds for this version of the library and its kernels, for this model of \
 machine, its driver, and the ranks and buffers that were measured; one that does not fit is refused with the reason. Rows \

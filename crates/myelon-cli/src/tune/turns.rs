@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use myelon_collectives::{Backend, Communicator, DataType, Error, ReduceOp};
 use myelon_lanes::{Algorithm, Request, Tuning, format_bytes};
 use myelon_sim::model::Random;
@@ -53,9 +53,7 @@ pub struct Course {
     random: Random,
     start: Instant,
     time: Duration,
-    /// Wrong elements over all ranks and turns.
-    pub wrong: u64,
-    /// Turns so far.
+    /// Turns so far; all of their results were right.
     pub turns: usize,
 }
 
@@ -76,7 +74,7 @@ impl Course {
         let plain = communicators[0].tuning().clone();
         let bench = Bench::new(communicators, bytes_max, seed, Mode::Graph)?;
         let (random, start) = (Random::new(seed), Instant::now());
-        Ok(Self { bench, plain, dtype, op, kinds: kinds.to_vec(), random, start, time, wrong: 0, turns: 0 })
+        Ok(Self { bench, plain, dtype, op, kinds: kinds.to_vec(), random, start, time, turns: 0 })
     }
 
     /// The communicator of rank 0.
@@ -89,7 +87,7 @@ impl Course {
     ///
     /// # Errors
     ///
-    /// Where a call fails.
+    /// Where a call fails, or a result is wrong.
     pub fn run(
         &mut self,
         count: usize,
@@ -120,6 +118,10 @@ impl Course {
                 trials.push(Trial { shape, times_us: Vec::new() });
                 once_us.push(us);
             }
+        }
+        for automatic in &automatic {
+            let is_tried = trials.iter().any(|trial| trial.shape == *automatic);
+            ensure!(is_tried, "{} is automatic and cannot be had", name(automatic, bytes));
         }
         let mut order: Vec<usize> = (0..trials.len()).collect();
         order.sort_by(|&a, &b| once_us[a].total_cmp(&once_us[b]));
@@ -188,7 +190,9 @@ impl Course {
         let mut times = [Vec::new(), Vec::new()];
         for turn in 0..turns {
             for place in if turn % 2 == 0 { [0, 1] } else { [1, 0] } {
-                times[place].extend(self.turn(size, &pair[place], launches[place])?);
+                let shape = &pair[place];
+                let us = self.turn(size, shape, launches[place]);
+                times[place].extend(us.with_context(|| name(shape, size.case.bytes() as u64))?);
             }
         }
         let [automatic_us, other_us] = times;
@@ -216,7 +220,11 @@ impl Course {
     }
 
     /// One turn of `shape`: spoils the outputs, records the calls, launches them once and then `launches` times, and
-    /// compares every result. Microseconds of a call; none where the shape cannot be had, or was wrong.
+    /// compares every result. Microseconds of a call; none where the shape cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// Where a call fails, or a result is wrong.
     fn turn(&mut self, size: &Size, shape: &Shape, launches: u32) -> anyhow::Result<Option<f64>> {
         let Size { case, calls, pairs, .. } = *size;
         let Some(tuning) = shape.tuning(&self.plain, self.first().ranks() as u32, case.bytes() as u64) else {
@@ -235,8 +243,8 @@ impl Course {
         let start = Barrier::new(self.first().ranks());
         let times = self.bench.each_rank(|rank| time(rank, launches, calls, &start))?;
         let wrong: u64 = self.bench.each_rank(|rank| wrong(rank, size))?.into_iter().sum();
-        self.wrong += wrong;
-        Ok((wrong == 0).then(|| Spread::of_slowest(&times).median))
+        ensure!(wrong == 0, "{wrong} wrong elements over all ranks; nothing is written");
+        Ok(Some(Spread::of_slowest(&times).median))
     }
 
     /// Makes the right result of one element wrong.
@@ -303,7 +311,7 @@ mod tests {
             let larger =
                 Shape { algorithm: Algorithm::Ring, lanes: 2, piece_bytes: 4096, blocks: 3, threads: 64 };
             let measured = course.run(count, &[larger], 1, &mut Progress::of_rate(1)).unwrap();
-            assert_eq!((course.wrong, measured.len()), (0, 2));
+            assert_eq!(measured.len(), 2);
             let request = Request { ranks: 3, bytes: 2 * count as u64, element_bytes: 2 };
             let automatic = Shape::of(&course.plain.plan(&request).unwrap().plan);
             for one in &measured {
@@ -317,22 +325,20 @@ mod tests {
         assert!(course.turns > 3 * (2 + 3));
     }
 
-    /// A bit that should be otherwise is a wrong element on each rank, in each turn, and such a turn has no time.
+    /// A bit that should be otherwise is a wrong element on each rank, and ends the course.
     #[test]
-    fn a_wrong_result_has_no_time_and_is_counted() {
+    fn a_wrong_result_is_an_error() {
         let mut course = course(2, &[false]);
         let mut size = course.begin(500).unwrap();
         let shape = Shape { algorithm: Algorithm::Ring, lanes: 1, piece_bytes: 64, blocks: 3, threads: 64 };
         assert!(course.turn(&size, &shape, 1).unwrap().is_some_and(|us| us > 0.0));
-        assert_eq!(course.wrong, 0);
         let launched = course.first().last_launch().unwrap().plan.to_string();
         assert_eq!(launched, "ring lanes=1 blocks=3 threads=1 slot=64B slots=4");
         Course::expect_another_bit(&mut size);
-        assert_eq!(course.turn(&size, &shape, 1).unwrap(), None);
-        assert_eq!(course.wrong, 2);
+        let error = course.turn(&size, &shape, 1).unwrap_err().to_string();
+        assert_eq!(error, "2 wrong elements over all ranks; nothing is written");
         let too_wide = Shape { lanes: 100, blocks: 300, ..shape };
-        assert_eq!(course.turn(&size, &too_wide, 1).unwrap(), None);
-        assert_eq!(course.wrong, 2, "what cannot be had is not wrong");
+        assert_eq!(course.turn(&size, &too_wide, 1).unwrap(), None, "what cannot be had is not wrong");
     }
 
     #[test]
