@@ -122,7 +122,7 @@ Columns:
   plan         what the file says, and what is automatic; '=' where that stays
 
 What is tried: at each size every algorithm that can run, with lanes, threads and slots around its automatic \
-ones, and what won at the next larger size. All of it fits the rings that a communicator has anyway, so that rows take \
+ones, and what won at the next larger size; where time is short, some of these, by chance. All of it fits the rings that a communicator has anyway, so that rows take \
 no room from each other.
 
 What is timed: graphs of calls, out of place, on rotating buffers, as in 'all-reduce --graph'; the slowest rank, and the \

@@ -27,7 +27,9 @@ const TURNS_LEAST: usize = 3;
 const TURNS_MAX: usize = 15;
 /// How many of the fastest shapes take turns.
 const FINALISTS: usize = 6;
-/// How much of a size's time the turns may take; the rest is for the duels.
+/// How much of a size's time has gone when no further shape is tried, and when no further turn begins; the rest is for
+/// the duels.
+const TRIED_SHARE: f64 = 0.4;
 const TURNS_SHARE: f64 = 0.7;
 
 /// One size as it is measured: buffers with values, and what should come of them.
@@ -96,7 +98,7 @@ impl Course {
         progress: &mut Progress,
     ) -> anyhow::Result<Vec<Measured>> {
         let share = self.time.saturating_sub(self.start.elapsed()) / sizes_left.max(1) as u32;
-        let end = Instant::now() + share.mul_f64(TURNS_SHARE);
+        let [tried_at, end] = [TRIED_SHARE, TURNS_SHARE].map(|part| Instant::now() + share.mul_f64(part));
         let element_bytes = self.dtype.bytes() as u32;
         let bytes = count as u64 * u64::from(element_bytes);
         let ranks = self.first().ranks() as u32;
@@ -111,7 +113,15 @@ impl Course {
 
         let mut trials = Vec::new();
         let mut once_us = Vec::new();
-        for shape in shapes(&self.plain, &request, &first) {
+        let shapes = shapes(&self.plain, &request, &first);
+        // Where time is short, chance and not the order of algorithms says what is not tried.
+        let rest = shuffled(shapes.len(), &mut self.random).into_iter().map(|place| shapes[place]);
+        let rest: Vec<Shape> = rest.filter(|shape| !first.contains(shape)).collect();
+        let first_of_all = shapes.iter().filter(|shape| first.contains(shape)).copied();
+        for shape in first_of_all.chain(rest) {
+            if trials.len() >= FINALISTS && Instant::now() > tried_at {
+                break;
+            }
             self.tell(progress, &shape, bytes);
             // The first turn says how long one is, and which shapes are worth more of them.
             if let Some(us) = self.turn(&size, &shape, LAUNCHES.0).with_context(|| name(&shape, bytes))? {
