@@ -140,8 +140,8 @@ written.
 
 The file: lines of text with a checksum. It holds for this version of the library and its kernels, for this model of \
 machine, its driver, and the ranks and buffers that were measured; one that does not fit is refused with the reason. Rows \
-for other ranks in a file that fits are kept. A file decides how fast a call is, never what it gives. Once written it is \
-read back by the library, and calls of each row are checked.
+for other ranks in a file that fits are kept. A file decides how fast a call is, never what it gives. Before it takes its \
+place the library reads it, and a call of each row is checked.
 
 Examples:
   What could be gained here, in a minute

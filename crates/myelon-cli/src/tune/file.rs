@@ -70,31 +70,57 @@ fn check_overwritten(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes `file` to `path`, with the rows for other ranks that stood there if they still hold. What became of the file
-/// that was there, if there was one.
-///
-/// # Errors
-///
-/// Where it cannot be written; what was there is then as it was.
-pub fn write(path: &Path, file: TableFile, here: &Origin) -> anyhow::Result<Option<String>> {
-    let (file, before) = match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => (file, None),
-        Err(error) => (file, Some(format!("replaced, because {error}"))),
-        Ok(text) if text.is_empty() => (file, None),
-        Ok(text) => match TableFile::parse(&text, here) {
-            Ok(older) => (older.merge(file)?, Some("kept as far as it was of other ranks or buffers".into())),
+/// A file beside the one that it shall be, until it is known to be good; it goes with this unless it is kept.
+pub struct Staged {
+    pub beside: PathBuf,
+    path: PathBuf,
+    /// What becomes of the file that was there, if there was one.
+    before: Option<String>,
+}
+
+impl Staged {
+    /// Writes `file` beside `path`, with the rows for other ranks that stand there if they still hold.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be written.
+    pub fn write(path: &Path, file: TableFile, here: &Origin) -> anyhow::Result<Self> {
+        let (file, before) = match fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => (file, None),
             Err(error) => (file, Some(format!("replaced, because {error}"))),
-        },
-    };
-    // Beside the file, so that it can be renamed.
-    let mut half = path.as_os_str().to_owned();
-    half.push(format!(".{}.part", std::process::id()));
-    let written = fs::write(&half, file.to_text()).and_then(|()| fs::rename(&half, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&half);
+            Ok(text) if text.is_empty() => (file, None),
+            Ok(text) => match TableFile::parse(&text, here) {
+                Ok(older) => {
+                    (older.merge(file)?, Some("kept as far as it was of other ranks or buffers".into()))
+                }
+                Err(error) => (file, Some(format!("replaced, because {error}"))),
+            },
+        };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}.part", std::process::id()));
+        let staged = Self { beside: beside.into(), path: path.into(), before };
+        fs::write(&staged.beside, file.to_text())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(staged)
     }
-    written.with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(before)
+
+    /// Puts it where it shall be; returns what became of the file that was there.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be put there; what was there is then as it was.
+    pub fn keep(mut self) -> anyhow::Result<Option<String>> {
+        fs::rename(&self.beside, &self.path)
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        Ok(self.before.take())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Nothing is there where it was kept.
+        let _ = fs::remove_file(&self.beside);
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +144,9 @@ mod tests {
             read.measured.iter().map(|it| it.ranks).collect()
         };
         let (old, new) = (Origin::new("1", "m", "k", "d"), Origin::new("2", "m", "k", "d"));
+        let write = |path: &Path, file, here: &Origin| Staged::write(path, file, here)?.keep();
+        drop(Staged::write(&path, of(4, "1"), &old).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "what was not kept is gone");
         assert_eq!(write(&path, of(4, "1"), &old).unwrap(), None);
         let kept = write(&path, of(2, "1"), &old).unwrap().unwrap();
         assert!(kept.starts_with("kept") && ranks(&old) == [2, 4], "{kept}");

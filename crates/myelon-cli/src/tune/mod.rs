@@ -16,6 +16,7 @@ use myelon_lanes::{Forced, Measured as MeasuredSizes, PlanError, Policy, Row, Ta
 
 pub use args::Tune;
 use decide::{Decided, Measured, decide, rows};
+use file::Staged;
 use report::{Kind, Report, buffers, summary};
 use shape::Shape;
 use turns::Course;
@@ -71,11 +72,12 @@ pub fn run(args: &Tune) -> Result<(), Failure> {
         table_file(args, dtype, &course, &measured, &decided).context("the rows that were measured")?;
     let count = table.table.rows().len();
     let origin = table.origin.clone();
-    let before = file::write(&path, table, &origin)?;
+    let staged = Staged::write(&path, table, &origin)?;
     drop(course);
-    let proven =
-        prove(&path, &settings, dtype, args, &decided).context("the file was written, but is not taken")?;
-    let mut words = vec![format!("file            {}, {count} rows", path.display())];
+    let proven = prove(&staged.beside, &settings, dtype, args, &decided).context("the file was no good")?;
+    let before = staged.keep()?;
+    let rows = if count == 1 { "1 row".into() } else { format!("{count} rows") };
+    let mut words = vec![format!("file            {}, {rows}", path.display())];
     words.extend(before.map(|before| format!("file before     {before}")));
     words.push(format!("read back       taken by the library; {proven} calls of its rows checked, 0 wrong"));
     report.words(&words)?;
