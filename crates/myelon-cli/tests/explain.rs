@@ -37,7 +37,7 @@ fn the_decision_is_what_all_reduce_launches() {
 #[test]
 fn h200s_are_explained_without_any() {
     // The first is another algorithm's, which has no time; the second is the ring's.
-    let flags = ["--ranks", "4", "-d", "bf16", "-b", "64K", "-e", "64M", "-f", "1024", "--runners-up", "2"];
+    let flags = ["--ranks", "4", "-d", "bf16", "-b", "64K", "-e", "1G", "-f", "16384", "--runners-up", "2"];
     let rows = json(&["explain", "--machine", "h200"], &flags);
     let number =
         |row: &Value, field: &str| row[field].as_f64().unwrap_or_else(|| panic!("no {field}: {row}"));
@@ -68,9 +68,9 @@ fn h200s_are_explained_without_any() {
         }
     }
     let of_algorithms = rows.iter().filter(|row| row["which"].as_str().unwrap().contains("algorithm"));
-    assert_eq!(of_algorithms.count(), 2 + 3, "two of 64K are shown, and of 64M one and two that are refused");
+    assert_eq!(of_algorithms.count(), 2 + 3, "two of 64K are shown, and of 1G one and two that are refused");
     let compared = rows.iter().filter(|row| row["difference_percent"].is_number());
-    assert_eq!(compared.count(), 1 + 1, "the decision of 64M and one runner-up have times");
+    assert_eq!(compared.count(), 1 + 1, "the decision of 1G and one runner-up have times");
     let places: Vec<Option<u64>> = rows.iter().map(|row| row["place"].as_u64()).collect();
     let of_size = [Some(0), Some(1), Some(2)];
     assert!(

@@ -247,7 +247,7 @@ mod tests {
     fn others_are_all_policies_and_algorithms_but_the_own_and_four_neighbours() {
         for (policy, absent) in [(Policy::Auto, "auto"), (Policy::Harness, "harness"), (Policy::Yali, "yali")]
         {
-            let explained = h200(policy, Forced::default()).explain(DataType::F32, 1 << 24, 9).unwrap();
+            let explained = h200(policy, Forced::default()).explain(DataType::F32, 1 << 28, 9).unwrap();
             assert_eq!(explained.choice.plan.algorithm, Algorithm::Ring);
             let which = which(&explained);
             assert!(!which.contains(absent) && !which.contains("ring"), "{which}");
@@ -266,7 +266,7 @@ mod tests {
             (1 << 8, Algorithm::OneShot, vec![]),
             (1 << 17, Algorithm::TwoShot, vec![Algorithm::OneShot]),
             (1 << 20, Algorithm::Direct, vec![Algorithm::OneShot, Algorithm::TwoShot]),
-            (1 << 26, Algorithm::Ring, vec![Algorithm::OneShot, Algorithm::TwoShot]),
+            (1 << 28, Algorithm::Ring, vec![Algorithm::OneShot, Algorithm::TwoShot]),
         ] {
             let explained = subject.explain(DataType::F32, count, 9).unwrap();
             assert_eq!(explained.choice.plan.algorithm, own);

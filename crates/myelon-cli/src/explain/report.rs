@@ -234,10 +234,10 @@ mod tests {
     fn columns_stand_under_their_names_and_a_reason_is_told_once() {
         let subject = example(Machine::h200());
         // Above what other algorithms are chosen for.
-        let all = [1 << 24, 1 << 25].map(|count| subject.explain(DataType::F32, count, 1).unwrap());
+        let all = [1 << 27, 1 << 28].map(|count| subject.explain(DataType::F32, count, 1).unwrap());
         let lines = table(&all);
         let end = |text: &str, part: &str| text.find(part).map(|at| at + part.len());
-        assert_eq!(end(&lines[0], "size"), end(&lines[2], "67108864"));
+        assert_eq!(end(&lines[0], "size"), end(&lines[2], "536870912"));
         assert_eq!(lines[0].find("plan"), lines[2].find("ring"));
         assert_eq!(lines[0].find("  bound"), lines[2].find("  the link"));
         assert!(lines[2].ends_with("  1  the link") && lines[3].contains("  1  "), "{lines:#?}");
