@@ -79,7 +79,7 @@ pub struct Simulate {
     /// Last steps that a failure shows
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(0..=100_000), value_name = "STEPS", help_heading = "Output")]
     pub trace: u32,
-    /// Draw who held which slot when: in the smallest case that fails, else in that of the first seed
+    /// Draw who held which slot of the rings when: in the smallest case that fails, else in that of the first seed
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
     pub timeline: Option<PathBuf>,
     /// Text for people, or one JSON object for programs

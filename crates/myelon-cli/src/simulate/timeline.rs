@@ -78,7 +78,7 @@ pub fn svg(timeline: &Timeline<'_>) -> String {
         out.rect((x, y), ((to - x).max(WIDTH_MIN), ROW - 2.0), colour, &tip);
     }
     if rings.is_empty() {
-        out.text((LEFT, TOP - 6.0), 13, "start", "no slot was touched in the steps that were kept");
+        out.text((LEFT, TOP - 6.0), 13, "start", "no slot of a ring was touched in the steps that were kept");
     }
     for step in axis.marks() {
         let x = axis.at(step);
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_a_picture_too() {
-        assert!(draw(&[], 1, None).contains("no slot was touched"));
-        assert!(draw(&[], 1, Some(7)).contains("no slot was touched"));
+        assert!(draw(&[], 1, None).contains("no slot of a ring was touched"));
+        assert!(draw(&[], 1, Some(7)).contains("no slot of a ring was touched"));
     }
 
     #[test]
