@@ -132,7 +132,6 @@ MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingF
     // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
     bool const told_by_host = ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);
-    // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     if (ahead > 0) waited.code = FaultCode::protocol;
     else if (ld_relaxed_sys(limits.abort) != 0 || told_by_host) waited.code = FaultCode::aborted;
     else if (calls_another(args, peer)) waited.code = FaultCode::disagreement;
