@@ -193,7 +193,7 @@ impl Communicator {
         Ok(())
     }
 
-    /// Bytes of this rank's rings, allocated when the communicator was made; calls allocate none.
+    /// Bytes of this rank's window, rings and room for packets, allocated when the communicator was made; calls allocate none.
     pub fn ring_bytes(&self) -> u64 {
         self.backend.ring_bytes()
     }
@@ -271,8 +271,8 @@ impl Communicator {
     ///
     /// # Guarantees
     ///
-    /// Those of [`Communicator`]. No input is written. Each rank sends `2 * (ranks - 1) / ranks` times its
-    /// payload.
+    /// Those of [`Communicator`]. No input is written. What a rank sends follows from the algorithm
+    /// of the plan: see [`myelon_lanes::Algorithm`].
     ///
     /// # Errors
     ///

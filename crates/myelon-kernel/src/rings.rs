@@ -417,8 +417,9 @@ impl RankRings {
         }
         // SAFETY: the windows, the fault page and shared operands are borrowed here, and kept until `stream`
         // has passed the launch, or as long as the graph that records it, by the lines below; foreign
-        // operands by the promise that made them. Lengths, geometry and the plan's bounds were checked, and
-        // the layout wrote the windows that the offsets describe.
+        // operands by the promise that made them. Operands that peers touch too (direct) are windows, as was
+        // checked, and stay until all that the ranks have queued is done. Lengths, geometry and the plan's
+        // bounds were checked, and the layout wrote the windows that the offsets describe.
         unsafe { kernel.launch(stream, shape, launching, &args) }?;
         if algorithm == Algorithm::Direct {
             // Peers touch it too, and where a rank gives up nobody knows for how long.

@@ -12,7 +12,7 @@ const INBOX_LANES: u32 = 128;
 const INBOX_BYTES_MAX: u64 = 7 << 19;
 
 /// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; 64 lanes were
-/// up to 3 % faster with 4 ranks and 5 % with 2 (4 x H200, 2026-11-21).
+/// up to 6 % faster with 4 ranks and 5 % with 2 (`benches/record/h200-x4/2026-11-21-steps.csv`).
 const DIRECT_LANES_MAX: u32 = 32;
 
 /// What a call has, apart from the ring.
@@ -31,14 +31,15 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 }
 
 /// The largest payloads of one-shot, two-shot and direct, in this order; an algorithm whose bound is not above the
-/// one before it is not taken. Origin: 4 x H200, 2026-11-21, bf16, graphs, times in us:
+/// one before it is not taken. Origin: 4 x H200, 2026-11-21, bf16, times in us, in graphs but for the ring, which was on
+/// a stream (`benches/record/h200-x4/2026-11-21-steps.txt`):
 ///
-/// | ranks | payload | one-shot | two-shot | direct, 32 blocks | ring, 84 or 108 blocks |
+/// | ranks | payload | one-shot | two-shot | direct, at most 32 blocks | ring, all lanes |
 /// |---|---|---|---|---|---|
 /// | 4 | 64 KiB | 4.3 | 4.6 | 6.9 | 15 |
 /// | 4 | 128 KiB | 5.5 | 4.9 | | |
 /// | 4 | 256 KiB | | 6.0 | 7.7 | 16 |
-/// | 4 | 16 MiB | | | 89 | 94 |
+/// | 4 | 16 MiB | | | 90 | 94 |
 /// | 4 | 64 MiB | | | 327 | 323 |
 /// | 2 | 256 KiB | 4.1 | | 6.7 | 14 |
 /// | 2 | 64 MiB | | | 219 | 219 |
