@@ -5,8 +5,10 @@
 #include "../checks/staged_copy.cu"
 #include "../src/all_reduce_direct.cu"
 #include "../src/all_reduce_one_shot.cu"
+#include "../src/all_reduce_one_shot_lamport.cu"
 #include "../src/all_reduce_ring.cu"
 #include "../src/all_reduce_two_shot.cu"
+#include "../src/all_reduce_two_shot_lamport.cu"
 
 namespace myelon {
 namespace {
@@ -23,10 +25,14 @@ struct Entry {
 #define MYELON_ENTRIES(type)                                                        \
     MYELON_ENTRIES_OF(ring, type) MYELON_ENTRIES_OF(one_shot, type)                 \
     MYELON_ENTRIES_OF(two_shot, type) MYELON_ENTRIES_OF(direct, type)
+#define MYELON_ENTRIES_OF_FLOATS(type)                                              \
+    MYELON_ENTRIES(type)                                                            \
+    MYELON_ENTRIES_OF(one_shot_lamport, type) MYELON_ENTRIES_OF(two_shot_lamport, type)
 
 Entry const entries[] = {
     // clang-format off
-    MYELON_ENTRIES(f16) MYELON_ENTRIES(bf16) MYELON_ENTRIES(f32) MYELON_ENTRIES(f64) MYELON_ENTRIES(i8)
+    MYELON_ENTRIES_OF_FLOATS(f16) MYELON_ENTRIES_OF_FLOATS(bf16) MYELON_ENTRIES_OF_FLOATS(f32) MYELON_ENTRIES_OF_FLOATS(f64)
+    MYELON_ENTRIES(i8)
     MYELON_ENTRIES(u8) MYELON_ENTRIES(i32) MYELON_ENTRIES(u32) MYELON_ENTRIES(i64) MYELON_ENTRIES(u64)
     {"staged_copy_check", staged_copy_check},
     // clang-format on

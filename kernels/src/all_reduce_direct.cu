@@ -42,7 +42,7 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Route const& route, Tur
     scrub(args, turn, rank, [&](u64 number, u32) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     vec8 told[3];
     auto const at = [&](u32 header) { return route.from + place(static_cast<Header>(header)); };
-    if (!receive<3>(args, turn, rank, WaitingFor::start, at, told)) return false;
+    if (!receive<Flagged, 3>(args, turn, rank, WaitingFor::start, at, told)) return false;
     // ORDER direct/start: the acquire pairs with the end of the peer's earlier work, a fence in front of its header;
     // start's barrier passes it on. Without it an input could be read as it was before. Not a fence: that would wait
     // until this rank's own headers have arrived.
@@ -87,7 +87,7 @@ MYELON_DEVICE bool end(AllReduceArgs const& args, Route const& route, Turn const
     if (weakened(Mutant::end_unwaited)) return true;
     vec8 told[1];
     // ORDER direct/end: what the peer wrote is seen behind this launch, whose end is a fence.
-    return receive<1>(args, turn, rank, WaitingFor::end, [&](u32) { return route.from + at; }, told);
+    return receive<Flagged, 1>(args, turn, rank, WaitingFor::end, [&](u32) { return route.from + at; }, told);
 }
 
 // Sums the lane's share of this rank's piece. `most` ranks times `depth` vectors a thread are loaded while as many

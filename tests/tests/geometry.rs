@@ -99,12 +99,16 @@ proptest! {
 
     #[test]
     fn a_pool_is_as_large_as_its_window(
-        (ranks, lanes, capacity, piece_bytes) in windows(), (inbox_lanes, pairs) in (1..=9u32, 0..=99u32),
+        (ranks, lanes, capacity, piece_bytes) in windows(), (inbox_lanes, pairs, cell_pairs) in (1..=9u32, 0..=99u32, 0..=99u32),
     ) {
-        let inbox = Inbox { lanes: inbox_lanes, packets: 2 * pairs };
+        let inbox = Inbox { lanes: inbox_lanes, packets: 2 * pairs, cells: 2 * cell_pairs };
         let layout = WindowLayout::new(ranks, lanes, capacity, piece_bytes).unwrap();
         let layout = layout
-            .with_inbox(myelon_ring::Inbox { lanes: inbox.lanes as usize, packets: inbox.packets as usize })
+            .with_inbox(myelon_ring::Inbox {
+                lanes: inbox.lanes as usize,
+                packets: inbox.packets as usize,
+                cells: inbox.cells as usize,
+            })
             .unwrap();
         let pool = Pool { lanes: lanes as u32, slots: capacity as u32, piece_bytes: piece_bytes as u32, inbox };
         prop_assert_eq!(pool.window_bytes(ranks as u32), layout.bytes() as u64);

@@ -68,7 +68,7 @@ impl Ranks {
             piece_bytes: 48,
             credit_batch,
             first,
-            inbox: Inbox { lanes: 3, packets: 64 },
+            inbox: Inbox { lanes: 3, packets: 64, cells: 32 },
         };
         Self { shape, ranks: HostRanks::new(shape).unwrap(), random, calls: 0 }
     }
@@ -90,7 +90,8 @@ impl Ranks {
         let guards_before = (guards(&from), guards(&to));
 
         let average = op == ReduceOp::Avg;
-        let algorithm = random.pick(&["ring", "one_shot", "two_shot", "direct"]);
+        let all = ["ring", "one_shot", "two_shot", "direct", "one_shot_lamport", "two_shot_lamport"];
+        let algorithm = random.pick(if dtype.is_float() { &all } else { &all[..4] });
         let kernel = format!("all_reduce_{algorithm}_{dtype}_{}", if average { ReduceOp::Sum } else { op });
         *calls += 1;
         let lanes = 1 + random.below(if algorithm == "ring" { shape.lanes } else { shape.inbox.lanes });
@@ -183,7 +184,7 @@ const STALE: Shape = Shape {
     piece_bytes: 48,
     credit_batch: 1,
     first: (1 << 32) - 7,
-    inbox: Inbox { lanes: 1, packets: 8 },
+    inbox: Inbox { lanes: 1, packets: 8, cells: 0 },
 };
 /// The largest payload of the one-shot kernel there.
 const STALE_BYTES: usize = 8 * 8;

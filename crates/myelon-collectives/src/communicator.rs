@@ -400,7 +400,12 @@ impl Communicator {
         check_count(count)?;
         let element_bytes = dtype.bytes() as u32;
         let bytes = count * u64::from(element_bytes);
-        Ok(self.tuning.plan(&Request { ranks: self.ranks as u32, bytes, element_bytes })?)
+        Ok(self.tuning.plan(&Request {
+            ranks: self.ranks as u32,
+            bytes,
+            element_bytes,
+            floats: dtype.is_float(),
+        })?)
     }
 
     /// What the last call of this rank launched, or recorded in a capture.

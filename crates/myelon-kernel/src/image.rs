@@ -24,6 +24,8 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The element types that kernels exist for, as they stand in the kernels' names.
 pub const DTYPES: [&str; 10] = ["f16", "bf16", "f32", "f64", "i8", "u8", "i32", "u32", "i64", "u64"];
+/// Those of them that are floats: some algorithms have kernels for these alone.
+pub(crate) const FLOAT_DTYPES: &[&str] = DTYPES.split_at(4).0;
 /// The operations that kernels exist for; an average is a sum with
 /// [`FLAG_AVERAGE`](myelon_ring::words::FLAG_AVERAGE).
 pub const OPS: [&str; 4] = ["sum", "prod", "min", "max"];

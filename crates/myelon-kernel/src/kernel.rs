@@ -4,7 +4,7 @@ use crate::cache::Cache;
 use crate::device::Device;
 use crate::driver::call;
 use crate::error::KernelError;
-use crate::image::{AOT, DTYPES, Image, ImageChoice, OPS, SOURCES};
+use crate::image::{AOT, DTYPES, FLOAT_DTYPES, Image, ImageChoice, OPS, SOURCES};
 use crate::module::Module;
 use crate::nvrtc::nvrtc;
 use crate::stream::DeviceStream;
@@ -20,6 +20,8 @@ fn source_of(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::OneShot => "all_reduce_one_shot",
         Algorithm::TwoShot => "all_reduce_two_shot",
+        Algorithm::OneShotLamport => "all_reduce_one_shot_lamport",
+        Algorithm::TwoShotLamport => "all_reduce_two_shot_lamport",
         Algorithm::Direct => "all_reduce_direct",
         Algorithm::Ring => "all_reduce_ring",
     }
@@ -30,8 +32,8 @@ fn source_of(algorithm: Algorithm) -> &'static str {
 /// Dropping it unloads them: no launch may be queued or running, and no captured graph may hold one.
 #[derive(Debug)]
 pub struct Kernels {
-    /// By algorithm, type and operation, in the order of their lists.
-    kernels: Vec<Kernel>,
+    /// By algorithm, type and operation, in the order of their lists; none where an algorithm is not for a type.
+    kernels: Vec<Option<Kernel>>,
     image: Image,
     // After the kernels: their handles are the modules'.
     _modules: Vec<Module>,
@@ -95,8 +97,13 @@ impl Kernels {
         image: Image,
     ) -> Result<Self, KernelError> {
         let mut kernels = Vec::new();
-        for source in Algorithm::ALL.map(source_of) {
+        for algorithm in Algorithm::ALL {
+            let source = source_of(algorithm);
             for (dtype, op) in DTYPES.into_iter().flat_map(|dtype| OPS.map(|op| (dtype, op))) {
+                if algorithm.needs_floats() && !FLOAT_DTYPES.contains(&dtype) {
+                    kernels.push(None);
+                    continue;
+                }
                 let name = format!("{source}_{dtype}_{op}");
                 let holds = |(only, module): &&(Option<&str>, Module)| {
                     module.source_name() == source && only.is_none_or(|only| only == dtype)
@@ -104,10 +111,11 @@ impl Kernels {
                 let Some((_, module)) = modules.iter().find(holds) else {
                     return Err(KernelError::UnknownKernel { name });
                 };
-                kernels.push(Kernel::new(device, module.function(&name)?, name)?);
+                kernels.push(Some(Kernel::new(device, module.function(&name)?, name)?));
             }
         }
-        tracing::debug!(device = device.ordinal(), %image, kernels = kernels.len(), "kernels loaded");
+        let count = kernels.iter().flatten().count();
+        tracing::debug!(device = device.ordinal(), %image, kernels = count, "kernels loaded");
         let modules = modules.into_iter().map(|(_, module)| module).collect();
         Ok(Self { kernels, image, _modules: modules })
     }
@@ -116,22 +124,25 @@ impl Kernels {
     ///
     /// # Errors
     ///
-    /// [`KernelError::UnknownKernel`] for other words.
+    /// [`KernelError::UnknownKernel`] for other words, and where the algorithm has no kernel for the type.
     pub fn all_reduce(&self, algorithm: Algorithm, dtype: &str, op: &str) -> Result<&Kernel, KernelError> {
         let first = Algorithm::ALL.iter().position(|&other| other == algorithm);
         let (of_type, of_op) =
             (DTYPES.iter().position(|it| *it == dtype), OPS.iter().position(|it| *it == op));
-        match (first, of_type, of_op) {
+        let kernel = match (first, of_type, of_op) {
             (Some(first), Some(of_type), Some(of_op)) => {
-                Ok(&self.kernels[(first * DTYPES.len() + of_type) * OPS.len() + of_op])
+                self.kernels[(first * DTYPES.len() + of_type) * OPS.len() + of_op].as_ref()
             }
-            _ => Err(KernelError::UnknownKernel { name: format!("{}_{dtype}_{op}", source_of(algorithm)) }),
-        }
+            _ => None,
+        };
+        let unknown =
+            || KernelError::UnknownKernel { name: format!("{}_{dtype}_{op}", source_of(algorithm)) };
+        kernel.ok_or_else(unknown)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Kernel> {
-        self.kernels.iter()
+        self.kernels.iter().flatten()
     }
 
     /// Which image they came from.

@@ -3,7 +3,7 @@
 use crate::cache::{Cache, Hash};
 use crate::driver::{list, open_for_good};
 use crate::error::KernelError;
-use crate::image::{DTYPES, HEADERS, Image, Source};
+use crate::image::{DTYPES, FLOAT_DTYPES, HEADERS, Image, Source};
 use cudarc::nvrtc::sys;
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
@@ -57,8 +57,11 @@ struct Job {
     key: u64,
 }
 
-/// A source that asks for this macro is compiled once for each of [`DTYPES`], in parallel, with the macro
-/// defined as the type's name. All types at once take 20 to 30 s of one core.
+/// Macros of `kernels/include/myelon/all_reduce.cuh` by which a source asks for kernels of all types, or of the floats.
+/// Then it is compiled once for each type, in parallel, with [`DTYPE_MACRO`] defined as the type's name. All types at
+/// once take 20 to 30 s of one core.
+const ALL_MACRO: &str = "MYELON_ALL_REDUCE(";
+const FLOATS_MACRO: &str = "MYELON_ALL_REDUCE_FLOATS(";
 const DTYPE_MACRO: &str = "MYELON_DTYPE";
 
 /// Finds NVRTC, once for the process.
@@ -190,9 +193,7 @@ impl Nvrtc {
     fn jobs(&self, sources: &'static [Source], arch: u32) -> Vec<Job> {
         let mut jobs = Vec::new();
         for source in sources {
-            let by_type = DTYPES.iter().copied().map(Some).collect();
-            let dtypes = if source.text.contains(DTYPE_MACRO) { by_type } else { vec![None] };
-            for dtype in dtypes {
+            for dtype in dtypes_of(source.text) {
                 let options = options(arch, dtype);
                 let key = self.key(source, HEADERS, &options);
                 jobs.push(Job { source, dtype, options, key });
@@ -213,6 +214,18 @@ impl Nvrtc {
         }
         hash.value()
     }
+}
+
+/// The types for which a source is compiled, each by itself; one without a type where it knows none.
+fn dtypes_of(text: &str) -> Vec<Option<&'static str>> {
+    let types = if text.contains(FLOATS_MACRO) {
+        FLOAT_DTYPES
+    } else if text.contains(ALL_MACRO) || text.contains(DTYPE_MACRO) {
+        &DTYPES
+    } else {
+        return vec![None];
+    };
+    types.iter().copied().map(Some).collect()
 }
 
 /// The compiler's options. The architecture is a real one, so that the result is a cubin, which the driver

@@ -388,6 +388,7 @@ impl RankRings {
             host_abort: parts.faults[self.rank].abort_address(),
             epoch_offset: layout.epoch_offset() as u64,
             inbox_offset: layout.inbox_offset() as u64,
+            cells_offset: layout.cells_offset() as u64,
             cursor_offset: layout.cursor_offset() as u64,
             gating_offset: layout.gating_offset() as u64,
             sequence_offset: layout.sequence_offset() as u64,
@@ -404,11 +405,13 @@ impl RankRings {
             flags: if call.average { FLAG_AVERAGE } else { 0 },
             inbox_lanes: layout.inbox().lanes as u32,
             inbox_packets: layout.inbox().packets as u32,
+            inbox_cells: layout.inbox().cells as u32,
+            reserved: 0,
         };
         // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers.
         let launching = match algorithm {
             Algorithm::Ring => Launching::Together,
-            Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct => Launching::Following,
+            _ => Launching::Following,
         };
         let prepared = Prepared::new(stream)?;
         let mut kept = stream.kept();
@@ -467,7 +470,8 @@ impl RankRings {
             most("lanes without a block, plus 1,", plan.lanes - plan.blocks + 1, 1)?;
             // A warp that speaks to the peers, and one that moves.
             most("warps beyond one", (plan.threads / 32).saturating_sub(1), 15)?;
-            let room = Inbox { lanes: inbox.lanes as u32, packets: inbox.packets as u32 };
+            let room =
+                Inbox { lanes: inbox.lanes as u32, packets: inbox.packets as u32, cells: inbox.cells as u32 };
             let bytes_max = plan.algorithm.bytes_max(plan.ranks, room);
             if bytes as u64 > bytes_max {
                 let (what, most) = ("bytes of the payload", bytes_max as usize);

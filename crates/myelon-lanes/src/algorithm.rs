@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::SettingError;
+use crate::geometry::VECTOR_BYTES;
 
 /// What a collective is made of.
 ///
@@ -11,6 +12,8 @@ use crate::error::SettingError;
 /// |---|---|---|---|
 /// | `one-shot` | 1 | `2 (p - 1)` | room in the inbox |
 /// | `two-shot` | 2 | `4 (p - 1) / p` | room in the inbox |
+/// | `one-shot-lamport` | 1 | `p - 1` | room in the inbox; floats |
+/// | `two-shot-lamport` | 2 | `2 (p - 1) / p` | room in the inbox; floats |
 /// | `direct` | 2, and two meetings | `2 (p - 1) / p` | buffers that are windows |
 /// | `ring` | 2, in a pipeline | `2 (p - 1) / p` | nothing |
 ///
@@ -22,7 +25,7 @@ use crate::error::SettingError;
 /// assert_eq!("two-shot".parse(), Ok(Algorithm::TwoShot));
 /// assert_eq!(
 ///     "tree".parse::<Algorithm>().unwrap_err().to_string(),
-///     "unknown algorithm `tree`; known: one-shot, two-shot, direct, ring",
+///     "unknown algorithm `tree`; known: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring",
 /// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub enum Algorithm {
     OneShot,
     /// Every rank sends each owner its piece, and the owner sends the sum to all, both as packets.
     TwoShot,
+    /// The one-shot by cells: 16 bytes of payload, which have come when they are no longer the mark, a NaN.
+    OneShotLamport,
+    /// The two-shot by cells.
+    TwoShotLamport,
     /// Each owner reads its piece from every rank's input and writes the sum into every rank's output.
     Direct,
     /// The persistent producer-consumer kernel over slotted credit rings, between all pairs of ranks.
@@ -39,15 +46,32 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All of them, those for small payloads first.
-    pub const ALL: [Self; 4] = [Self::OneShot, Self::TwoShot, Self::Direct, Self::Ring];
+    pub const ALL: [Self; 6] =
+        [Self::OneShot, Self::TwoShot, Self::OneShotLamport, Self::TwoShotLamport, Self::Direct, Self::Ring];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::OneShot => "one-shot",
             Self::TwoShot => "two-shot",
+            Self::OneShotLamport => "one-shot-lamport",
+            Self::TwoShotLamport => "two-shot-lamport",
             Self::Direct => "direct",
             Self::Ring => "ring",
+        }
+    }
+
+    /// Whether it carries floats only.
+    pub fn needs_floats(self) -> bool {
+        matches!(self, Self::OneShotLamport | Self::TwoShotLamport)
+    }
+
+    /// Bytes of payload that a thread of it moves at once.
+    pub(crate) fn unit_bytes(self) -> u64 {
+        match self {
+            Self::OneShot | Self::TwoShot => PACKET_PAYLOAD_BYTES,
+            Self::OneShotLamport | Self::TwoShotLamport => PACKET_BYTES,
+            Self::Direct | Self::Ring => VECTOR_BYTES,
         }
     }
 
@@ -57,17 +81,19 @@ impl Algorithm {
     /// ```
     /// use myelon_lanes::{Algorithm, Inbox};
     ///
-    /// let inbox = Inbox { lanes: 128, packets: 16384 };
+    /// let inbox = Inbox { lanes: 128, packets: 16384, cells: 16384 };
     /// assert_eq!(Algorithm::OneShot.bytes_max(8, inbox), 128 << 10);
     /// assert_eq!(Algorithm::TwoShot.bytes_max(8, inbox), 512 << 10);
+    /// assert_eq!(Algorithm::TwoShotLamport.bytes_max(8, inbox), 1 << 20);
     /// assert_eq!(Algorithm::Ring.bytes_max(8, inbox), u64::MAX);
     /// ```
     pub fn bytes_max(self, ranks: u32, inbox: Inbox) -> u64 {
-        let payload = u64::from(inbox.packets) * PACKET_PAYLOAD_BYTES;
+        let room = if self.needs_floats() { inbox.cells } else { inbox.packets };
+        let payload = u64::from(room) * self.unit_bytes();
         match self {
-            Self::OneShot => payload,
-            // Half of the inbox is for pieces, half for sums; the longest piece is what is rounded up.
-            Self::TwoShot => u64::from(ranks) * (payload / 2),
+            Self::OneShot | Self::OneShotLamport => payload,
+            // Half of the room is for pieces, half for sums; the longest piece is what is rounded up.
+            Self::TwoShot | Self::TwoShotLamport => u64::from(ranks) * (payload / 2),
             Self::Direct | Self::Ring => u64::MAX,
         }
     }
@@ -83,15 +109,15 @@ impl FromStr for Algorithm {
     type Err = SettingError;
 
     fn from_str(text: &str) -> Result<Self, SettingError> {
-        let known = "one-shot, two-shot, direct, ring";
+        let known = "one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring";
         let unknown = SettingError::Unknown { what: "algorithm", seen: text.into(), known };
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == text).ok_or(unknown)
     }
 }
 
-/// Bytes of payload in a packet.
+/// Bytes of payload in a flagged packet.
 pub const PACKET_PAYLOAD_BYTES: u64 = 8;
-/// Bytes of a packet.
+/// Bytes of a packet, and of payload in a cell.
 const PACKET_BYTES: u64 = 16;
 /// Packets with which a lane begins and ends.
 const HEADERS: u64 = 4;
@@ -101,18 +127,21 @@ const HEADERS: u64 = 4;
 pub struct Inbox {
     /// Lanes that calls may have.
     pub lanes: u32,
-    /// Packets of payload from each peer.
+    /// Flagged packets of payload from each peer.
     pub packets: u32,
+    /// Cells of payload from each peer.
+    pub cells: u32,
 }
 
 impl Inbox {
     /// No inbox: then only the ring can run.
-    pub const NONE: Self = Self { lanes: 0, packets: 0 };
+    pub const NONE: Self = Self { lanes: 0, packets: 0, cells: 0 };
 
-    /// Bytes of the packets and of the epochs of the lanes.
+    /// Bytes of the packets, of the cells, and of the epochs of the lanes.
     pub(crate) fn bytes(self, ranks: u32) -> u64 {
-        let place = (HEADERS * u64::from(self.lanes) + u64::from(self.packets)) * PACKET_BYTES;
-        let packets = 2 * u64::from(ranks.saturating_sub(1)) * place;
-        packets.next_multiple_of(128) + (u64::from(self.lanes) * 8).next_multiple_of(128)
+        let places = 2 * u64::from(ranks.saturating_sub(1)) * PACKET_BYTES;
+        let packets = places * (HEADERS * u64::from(self.lanes) + u64::from(self.packets));
+        let cells = places * u64::from(self.cells);
+        [packets, cells, u64::from(self.lanes) * 8].map(|bytes| bytes.next_multiple_of(128)).iter().sum()
     }
 }

@@ -1,15 +1,15 @@
 //! The automatic choice of an algorithm on GPUs, and its lanes and threads. Every number that measurements will
 //! change stands here.
 
-use crate::algorithm::{Algorithm, Inbox, PACKET_PAYLOAD_BYTES};
-use crate::geometry::VECTOR_BYTES;
+use crate::algorithm::{Algorithm, Inbox};
 
 /// Threads of a block that speak to the peers and move nothing.
 pub(crate) const SPEAKERS: u32 = 32;
 /// Lanes of an inbox.
 const INBOX_LANES: u32 = 128;
-/// Most memory of an inbox, from which its packets follow: a power of two that fits.
-const INBOX_BYTES_MAX: u64 = 7 << 19;
+/// Most memory of the flagged packets, and of the cells, from which their number follows: a power of two that fits.
+const PACKETS_BYTES_MAX: u64 = 7 << 18;
+const CELLS_BYTES_MAX: u64 = 7 << 19;
 
 /// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; 64 lanes were
 /// up to 6 % faster with 4 ranks and 5 % with 2 (`benches/record/h200-x4/2026-11-21-steps.csv`).
@@ -25,9 +25,8 @@ pub(crate) struct Shape {
 /// The inbox of a rank.
 pub(crate) fn inbox(ranks: u32) -> Inbox {
     let peers = u64::from(ranks - 1);
-    let most = INBOX_BYTES_MAX / (2 * peers * 2 * PACKET_PAYLOAD_BYTES);
-    let packets = (most + 1).next_power_of_two() / 2;
-    Inbox { lanes: INBOX_LANES, packets: packets as u32 }
+    let most = |bytes: u64| ((bytes / (2 * peers * 16) + 1).next_power_of_two() / 2) as u32;
+    Inbox { lanes: INBOX_LANES, packets: most(PACKETS_BYTES_MAX), cells: most(CELLS_BYTES_MAX) }
 }
 
 /// The largest payloads of one-shot, two-shot and direct, in this order; an algorithm whose bound is not above the
@@ -45,52 +44,54 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 /// | 2 | 64 MiB | | | 219 | 219 |
 ///
 /// Above 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
-fn bounds(ranks: u32) -> [u64; 3] {
+fn bounds(ranks: u32, floats: bool) -> [(Algorithm, u64); 3] {
     const KIB: u64 = 1 << 10;
-    let wanted = match ranks {
-        2 => [512 * KIB, 0, 128 << 20],
-        3 | 4 => [64 * KIB, 512 * KIB, 128 << 20],
-        _ => [48 * KIB, 512 * KIB, 32 << 20],
+    let wanted = match (floats, ranks) {
+        (true, 2) => [2048 * KIB, 0, 128 << 20],
+        (true, 3 | 4) => [128 * KIB, 1024 * KIB, 128 << 20],
+        (true, _) => [64 * KIB, 1024 * KIB, 32 << 20],
+        (false, 2) => [512 * KIB, 0, 128 << 20],
+        (false, 3 | 4) => [64 * KIB, 512 * KIB, 128 << 20],
+        (false, _) => [48 * KIB, 512 * KIB, 32 << 20],
     };
     let inbox = inbox(ranks);
-    let algorithms = [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Direct];
-    std::array::from_fn(|i| wanted[i].min(algorithms[i].bytes_max(ranks, inbox)))
+    let [one_shot, two_shot] = match floats {
+        true => [Algorithm::OneShotLamport, Algorithm::TwoShotLamport],
+        false => [Algorithm::OneShot, Algorithm::TwoShot],
+    };
+    let algorithms = [one_shot, two_shot, Algorithm::Direct];
+    std::array::from_fn(|i| (algorithms[i], wanted[i].min(algorithms[i].bytes_max(ranks, inbox))))
 }
 
 /// The largest payload for which `algorithm` is chosen; 0 where it never is.
-pub(crate) fn bytes_max(algorithm: Algorithm, ranks: u32) -> u64 {
-    let place = Algorithm::ALL.iter().position(|&other| other == algorithm).expect("it is one of all");
-    bounds(ranks).get(place).copied().unwrap_or(u64::MAX)
+pub(crate) fn bytes_max(algorithm: Algorithm, ranks: u32, floats: bool) -> u64 {
+    if algorithm == Algorithm::Ring {
+        return u64::MAX;
+    }
+    let bounds = bounds(ranks, floats);
+    bounds.iter().find(|bound| bound.0 == algorithm).map_or(0, |bound| bound.1)
 }
 
 /// Which algorithm is the fastest for `bytes` bytes.
-pub(crate) fn choose(ranks: u32, bytes: u64, windows: bool) -> Algorithm {
-    let [one_shot, two_shot, direct] = bounds(ranks);
-    if bytes <= one_shot {
-        Algorithm::OneShot
-    } else if bytes <= two_shot {
-        Algorithm::TwoShot
-    } else if windows && bytes <= direct {
-        Algorithm::Direct
-    } else {
-        Algorithm::Ring
-    }
+pub(crate) fn choose(ranks: u32, bytes: u64, floats: bool, windows: bool) -> Algorithm {
+    let bounds = bounds(ranks, floats).into_iter();
+    let mut able =
+        bounds.filter(|&(algorithm, most)| bytes <= most && (windows || algorithm != Algorithm::Direct));
+    able.next().map_or(Algorithm::Ring, |(algorithm, _)| algorithm)
 }
 
 /// Lanes and threads of a call that is not the ring's.
 pub(crate) fn shape(algorithm: Algorithm, ranks: u32, bytes: u64, blocks_max: u32) -> Shape {
-    let packets = bytes.div_ceil(PACKET_PAYLOAD_BYTES);
+    let values = bytes.div_ceil(algorithm.unit_bytes());
     // A thread a packet: as above, 64 in a block for very few packets, and 128 for more, were the fastest.
-    let least = |packets: u64| if packets <= 256 { 64 } else { 128 };
+    let least = |values: u64| if values <= 256 { 64 } else { 128 };
     let (items, least, most, lanes_max) = match algorithm {
-        Algorithm::OneShot => (packets, least(packets), 480, INBOX_LANES),
-        Algorithm::TwoShot => {
-            let longest = packets.div_ceil(ranks.into());
+        Algorithm::OneShot | Algorithm::OneShotLamport => (values, least(values), 480, INBOX_LANES),
+        Algorithm::TwoShot | Algorithm::TwoShotLamport => {
+            let longest = values.div_ceil(ranks.into());
             (longest, least(longest), 480, INBOX_LANES)
         }
-        Algorithm::Direct | Algorithm::Ring => {
-            (bytes.div_ceil(VECTOR_BYTES).div_ceil(ranks.into()), 512, 512, DIRECT_LANES_MAX)
-        }
+        Algorithm::Direct | Algorithm::Ring => (values.div_ceil(ranks.into()), 512, 512, DIRECT_LANES_MAX),
     };
     let lanes_max = u64::from(lanes_max.min(blocks_max));
     let lanes = items.div_ceil(least).clamp(1, lanes_max);
@@ -107,11 +108,15 @@ mod tests {
 
     #[test]
     fn inboxes_are_the_largest_that_fit() {
-        let packets: Vec<u32> = (2..=8).map(|ranks| inbox(ranks).packets).collect();
-        assert_eq!(packets, [65536, 32768, 32768, 16384, 16384, 16384, 16384]);
+        let inboxes: Vec<(u32, u32)> = (2..=8).map(inbox).map(|it| (it.packets, it.cells)).collect();
+        let few = (8192, 16384);
+        assert_eq!(inboxes, [(32768, 65536), (16384, 32768), (16384, 32768), few, few, few, few]);
         for ranks in 2..=8u64 {
-            let bytes = 2 * (ranks - 1) * u64::from(inbox(ranks as u32).packets) * 16;
-            assert!(bytes <= INBOX_BYTES_MAX && 2 * bytes > INBOX_BYTES_MAX, "{ranks} ranks");
+            let Inbox { packets, cells, .. } = inbox(ranks as u32);
+            for (room, most) in [(packets, PACKETS_BYTES_MAX), (cells, CELLS_BYTES_MAX)] {
+                let bytes = 2 * (ranks - 1) * u64::from(room) * 16;
+                assert!(bytes <= most && 2 * bytes > most, "{ranks} ranks");
+            }
         }
     }
 
@@ -121,10 +126,11 @@ mod tests {
         for ranks in 2..=8 {
             for log2 in 0..40 {
                 for bytes in [(1 << log2) - 1, 1 << log2, (1 << log2) + 1] {
-                    for windows in [false, true] {
-                        let algorithm = choose(ranks, bytes, windows);
+                    for (floats, windows) in [(false, false), (false, true), (true, false), (true, true)] {
+                        let algorithm = choose(ranks, bytes, floats, windows);
                         assert!(bytes <= algorithm.bytes_max(ranks, inbox(ranks)), "{ranks} {bytes}");
                         assert!(windows || algorithm != Algorithm::Direct);
+                        assert!(floats || !algorithm.needs_floats());
                     }
                 }
             }
@@ -133,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_shape_can_be_launched() {
-        for algorithm in [Algorithm::OneShot, Algorithm::TwoShot, Algorithm::Direct] {
+        for algorithm in Algorithm::ALL.into_iter().filter(|&it| it != Algorithm::Ring) {
             for ranks in 2..=8 {
                 for bytes in [0, 1, 8, 511, 512, 513, 65536, 1 << 20, 1 << 40] {
                     for blocks_max in [1, 3, 132] {

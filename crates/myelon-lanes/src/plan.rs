@@ -23,7 +23,7 @@ const LINE: u64 = 128;
 /// use myelon_lanes::{Machine, Request, Tuning};
 ///
 /// let tuning = Tuning::new(Machine::host(4));
-/// let plan = tuning.plan(&Request { ranks: 4, bytes: 4096, element_bytes: 4 })?.plan;
+/// let plan = tuning.plan(&Request { ranks: 4, bytes: 4096, element_bytes: 4, floats: true })?.plan;
 /// assert_eq!(plan.to_string(), "ring lanes=1 blocks=3 threads=1 slot=64KiB slots=4");
 /// assert_eq!(plan.workers(), 1);
 /// assert!(plan.check().is_ok());
@@ -101,7 +101,7 @@ impl Plan {
     /// use myelon_lanes::{Machine, Plan, Request, Tuning};
     ///
     /// let tuning = Tuning::new(Machine::h200());
-    /// let plan = tuning.plan(&Request { ranks: 2, bytes: 1 << 20, element_bytes: 4 })?.plan;
+    /// let plan = tuning.plan(&Request { ranks: 2, bytes: 1 << 20, element_bytes: 4, floats: true })?.plan;
     /// assert!(plan.word() < 1 << Plan::WORD_BITS);
     /// assert_ne!(plan.word(), Plan { lanes: plan.lanes + 1, ..plan }.word());
     /// assert_eq!(plan.word(), Plan { threads: 64, ..plan }.word()); // no business of other ranks
@@ -213,6 +213,7 @@ impl Pool {
     /// | gating | 128 for each of `2 * (ranks - 1) * lanes` rings |
     /// | sequence | 8 a slot, rounded up to 128 a ring |
     /// | inbox | 16 for each of `2 * (ranks - 1) * (4 * lanes + packets)` packets, rounded up to 128 |
+    /// | cells | 16 for each of `2 * (ranks - 1) * cells` cells, rounded up to 128 |
     /// | slots | the payload rounded up to 128, and 128 for the trailer, each |
     ///
     /// The layout itself is `WindowLayout` of `myelon-ring`, which this crate does not know; a test
@@ -232,7 +233,8 @@ impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slot = format_bytes(self.piece_bytes.into());
         write!(f, "lanes={} slot={slot} slots={}", self.lanes, self.slots)?;
-        if self.inbox == Inbox::NONE { Ok(()) } else { write!(f, ", {} packets", self.inbox.packets) }
+        let Inbox { packets, cells, .. } = self.inbox;
+        if self.inbox == Inbox::NONE { Ok(()) } else { write!(f, ", {packets} packets, {cells} cells") }
     }
 }
 

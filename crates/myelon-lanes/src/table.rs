@@ -100,7 +100,7 @@ impl fmt::Display for Row {
 /// };
 /// let large = Row { bytes_min: 65536, bytes_max: u64::MAX, lanes: 16, blocks: 48, ..small };
 /// let tuning = Tuning::new(Machine::h200()).table(Table::new(vec![small, large])?);
-/// let choice = tuning.plan(&Request { ranks: 2, bytes: 4096, element_bytes: 2 })?;
+/// let choice = tuning.plan(&Request { ranks: 2, bytes: 4096, element_bytes: 2, floats: true })?;
 /// assert_eq!(choice.plan.to_string(), "ring lanes=2 blocks=6 threads=512 slot=8KiB slots=4");
 ///
 /// let error = Table::new(vec![small, Row { bytes_min: 70000, ..large }]).unwrap_err();
@@ -214,7 +214,7 @@ mod tests {
             ),
             (
                 Row { algorithm: Algorithm::OneShot, bytes_max: 1 << 20, ..next },
-                "bytes_max is 1048576, needed a number from 100 to 262144",
+                "bytes_max is 1048576, needed a number from 100 to 131072",
             ),
             (
                 Row { algorithm: Algorithm::TwoShot, lanes: 129, ..next },

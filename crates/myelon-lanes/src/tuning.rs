@@ -32,6 +32,8 @@ pub struct Request {
     pub bytes: u64,
     /// Bytes of an element: 1, 2, 4 or 8.
     pub element_bytes: u32,
+    /// Whether elements are floats, which some algorithms need.
+    pub floats: bool,
 }
 
 /// A plan and the reason for it.
@@ -64,7 +66,7 @@ pub struct Choice {
 /// let mut forced = Forced::default();
 /// forced.set("lanes", "4")?;
 /// let tuning = Tuning::new(Machine::h200()).forced(forced);
-/// let choice = tuning.plan(&Request { ranks: 2, bytes: 0, element_bytes: 4 })?;
+/// let choice = tuning.plan(&Request { ranks: 2, bytes: 0, element_bytes: 4, floats: true })?;
 /// assert_eq!((choice.plan.lanes, choice.plan.blocks), (4, 12));
 /// assert!(choice.why.to_string().starts_with("forced lanes=4; else automatic"));
 /// assert!(tuning.pool(2)?.fits(&choice.plan));
@@ -187,7 +189,7 @@ impl Tuning {
     /// Those of [`Tuning::pool`]; [`PlanError::Value`] beyond 2^46 bytes, and [`PlanError::Element`]
     /// where the payload is no whole number of elements.
     pub fn plan(&self, request: &Request) -> Result<Choice, PlanError> {
-        let Request { ranks, bytes, element_bytes } = *request;
+        let Request { ranks, bytes, element_bytes, .. } = *request;
         let pool = self.pool(ranks)?;
         Bound::number("bytes", bytes, 0, BYTES_MAX).check()?;
         if ![1, 2, 4, 8].contains(&element_bytes) || !bytes.is_multiple_of(element_bytes.into()) {
@@ -204,7 +206,7 @@ impl Tuning {
             Algorithm::Ring => self.ring_plan(&source, request, &pool),
             _ => self.family_plan(algorithm, &source, request, &pool)?,
         };
-        let why = self.why(&source, &plan, &pool);
+        let why = self.why(&source, &plan, &pool, request.floats);
         if self.forced.is_empty() {
             return Ok(Choice { plan, why });
         }
@@ -279,7 +281,7 @@ impl Tuning {
     /// What decides, once what is forced has been looked at.
     fn source(&self, request: &Request) -> Result<Source<'_>, PlanError> {
         if let Some(algorithm) = self.forced.algorithm.filter(|&forced| forced != Algorithm::Ring) {
-            self.check_family(algorithm)?;
+            self.check_family(algorithm, request.floats)?;
             return Ok(match self.table.find(request.ranks, self.windows, request.bytes) {
                 Some((place, row)) if row.algorithm == algorithm => Source::Row(place, row),
                 _ => Source::Family(algorithm),
@@ -289,7 +291,7 @@ impl Tuning {
     }
 
     /// Refuses an algorithm that cannot run here, whatever the payload.
-    fn check_family(&self, algorithm: Algorithm) -> Result<(), PlanError> {
+    fn check_family(&self, algorithm: Algorithm, floats: bool) -> Result<(), PlanError> {
         let needed = if self.machine.host {
             "GPUs as ranks"
         } else if self.policy != Policy::Auto {
@@ -298,6 +300,8 @@ impl Tuning {
             "no slots, but some are forced"
         } else if algorithm == Algorithm::Direct && !self.windows {
             "buffers that are windows, which was not promised"
+        } else if algorithm.needs_floats() && !floats {
+            "elements that are floats"
         } else {
             return Ok(());
         };
@@ -310,20 +314,23 @@ impl Tuning {
     }
 
     fn unforced_source(&self, request: &Request) -> Source<'_> {
-        let Request { ranks, bytes, element_bytes } = *request;
+        let Request { ranks, bytes, element_bytes, floats } = *request;
         let lanes = match self.policy {
             Policy::Harness => harness::auto_lane_count(bytes),
             Policy::Yali => yali::lane_count(bytes, element_bytes),
             Policy::Auto => {
                 let row = self.table.find(ranks, self.windows, bytes);
-                let row = row.filter(|(_, row)| row.algorithm == Algorithm::Ring || !self.is_ring_only());
+                let row = row.filter(|(_, row)| match row.algorithm {
+                    Algorithm::Ring => true,
+                    algorithm => !self.is_ring_only() && (floats || !algorithm.needs_floats()),
+                });
                 if let Some((place, row)) = row {
                     return Source::Row(place, row);
                 }
                 if self.machine.host {
                     return Source::Host;
                 }
-                return match family::choose(ranks, bytes, self.windows) {
+                return match family::choose(ranks, bytes, floats, self.windows) {
                     Algorithm::Ring => Source::Gpu,
                     _ if self.is_ring_only() => Source::Gpu,
                     algorithm => Source::Family(algorithm),
@@ -334,12 +341,12 @@ impl Tuning {
         Source::Policy { lanes, piece_bytes: slot_bytes.next_multiple_of(VECTOR_BYTES as u32) }
     }
 
-    fn why(&self, source: &Source<'_>, plan: &Plan, pool: &Pool) -> Why {
+    fn why(&self, source: &Source<'_>, plan: &Plan, pool: &Pool, floats: bool) -> Why {
         let machine = &self.machine;
         match *source {
             Source::Row(place, row) => Why::Row { place, row: *row },
             Source::Family(algorithm) => {
-                let most = family::bytes_max(algorithm, plan.ranks);
+                let most = family::bytes_max(algorithm, plan.ranks, floats);
                 Why::Family { machine: machine.name.clone(), algorithm, ranks: plan.ranks, most }
             }
             Source::Gpu => Why::Gpu {

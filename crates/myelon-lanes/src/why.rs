@@ -14,7 +14,7 @@ use crate::{gpu, host};
 /// ```
 /// use myelon_lanes::{Forced, Machine, Policy, Request, Tuning};
 ///
-/// let request = Request { ranks: 8, bytes: 1 << 30, element_bytes: 2 };
+/// let request = Request { ranks: 8, bytes: 1 << 30, element_bytes: 2, floats: true };
 /// let why = |tuning: Tuning| tuning.plan(&request).map(|choice| choice.why.to_string());
 /// assert_eq!(
 ///     why(Tuning::new(Machine::h200()))?,

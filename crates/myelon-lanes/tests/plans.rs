@@ -98,7 +98,12 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(log2, d)| { ((1u64 << log2).saturating_add_signed(8 * d)).min(1 << 46) })
     ];
     (2..=8u32, bytes, prop::sample::select(&[1u32, 2, 4, 8])).prop_map(|(ranks, bytes, element_bytes)| {
-        Request { ranks, bytes: bytes / u64::from(element_bytes) * u64::from(element_bytes), element_bytes }
+        Request {
+            ranks,
+            bytes: bytes / u64::from(element_bytes) * u64::from(element_bytes),
+            element_bytes,
+            floats: true,
+        }
     })
 }
 
@@ -315,7 +320,7 @@ fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
         let tuning = Tuning::new(h200.clone());
         let pool = tuning.pool(ranks).unwrap();
         assert_eq!((pool.lanes, pool.slots, pool.piece_bytes), (lanes, 4, piece_kib << 10));
-        let large = Request { ranks, bytes: 1 << 30, element_bytes: 4 };
+        let large = Request { ranks, bytes: 1 << 30, element_bytes: 4, floats: true };
         let in_flight = tuning.plan(&large).unwrap().plan.in_flight_bytes();
         assert!(in_flight >= h200.in_flight_bytes_least(), "{ranks} ranks: {in_flight}");
         // A step more would not do: it breaks the budget, or the bound of 48 KiB.
@@ -328,7 +333,7 @@ fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
 fn the_policies_take_their_lanes_and_slots_where_there_is_room() {
     let plan = |policy, ranks, bytes, element_bytes| {
         let tuning = Tuning::new(Machine::h200()).policy(policy);
-        tuning.plan(&Request { ranks, bytes, element_bytes }).unwrap()
+        tuning.plan(&Request { ranks, bytes, element_bytes, floats: true }).unwrap()
     };
     let harness = plan(Policy::Harness, 2, 1 << 20, 4);
     assert_eq!(harness.plan.to_string(), "ring lanes=32 blocks=96 threads=512 slot=15KiB slots=4");
@@ -349,7 +354,7 @@ fn the_policies_take_their_lanes_and_slots_where_there_is_room() {
 #[test]
 fn forced_values_make_room_for_each_other() {
     let tuning = |forced| Tuning::new(Machine::h200()).forced(forced);
-    let request = Request { ranks: 8, bytes: 0, element_bytes: 4 };
+    let request = Request { ranks: 8, bytes: 0, element_bytes: 4, floats: true };
     // More lanes: smaller slots.
     let forced = Forced { lanes: Some(128), ..Forced::default() };
     assert_eq!(tuning(forced).pool(8).unwrap().to_string(), "lanes=128 slot=2KiB slots=4");
@@ -391,7 +396,7 @@ fn forced_values_go_before_a_row() {
         threads: 512,
     };
     let table = Table::new(vec![row]).unwrap();
-    let request = Request { ranks: 2, bytes: 1 << 20, element_bytes: 4 };
+    let request = Request { ranks: 2, bytes: 1 << 20, element_bytes: 4, floats: true };
     let choice =
         |forced| Tuning::new(Machine::h200()).table(table.clone()).forced(forced).plan(&request).unwrap();
     for (name, text, plan) in [
@@ -422,7 +427,7 @@ fn forced_values_go_before_a_row() {
 fn requests_out_of_bounds_are_refused() {
     let tuning = Tuning::new(Machine::h200());
     let refusal = |ranks, bytes, element_bytes| {
-        tuning.plan(&Request { ranks, bytes, element_bytes }).unwrap_err().to_string()
+        tuning.plan(&Request { ranks, bytes, element_bytes, floats: true }).unwrap_err().to_string()
     };
     assert_eq!(refusal(1, 0, 4), "ranks is 1, needed a number from 2 to 8");
     assert_eq!(refusal(9, 0, 4), "ranks is 9, needed a number from 2 to 8");

@@ -205,7 +205,7 @@ fn a_table_of_small_rows_takes_nothing_from_other_sizes() {
     );
     assert_eq!(with.pool(4), without.pool(4));
     for bytes in [64, 4095, 4096, 65536, (1 << 20) + 16, 1 << 30] {
-        let request = Request { ranks: 4, bytes, element_bytes: 1 };
+        let request = Request { ranks: 4, bytes, element_bytes: 1, floats: true };
         let [tuned, plain] = [&with, &without].map(|tuning| tuning.plan(&request).unwrap().plan);
         assert_eq!(tuned != plain, file.table.find(4, true, bytes).is_some(), "{bytes}: {tuned}");
     }

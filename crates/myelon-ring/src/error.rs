@@ -54,13 +54,15 @@ pub enum RingError {
     },
     /// No inbox has that shape.
     #[error(
-        "an inbox has lanes for its packets, and an even number of them below 2^31, not {lanes} lanes and {packets} packets"
+        "an inbox has lanes for its packets and cells, and an even number of each below 2^31, not {lanes} lanes, {packets} packets and {cells} cells"
     )]
     Inbox {
         /// Lanes that were asked for.
         lanes: usize,
         /// Packets of payload from each peer.
         packets: usize,
+        /// Cells of payload from each peer.
+        cells: usize,
     },
     /// The windows hold no such ring.
     #[error(

@@ -2,17 +2,19 @@
 
 use crate::error::RingError;
 use crate::words::{
-    HEADERS, LINE, MOVEMENTS, Movement, PACKET_BYTES, RANKS_MAX, ROLES, RingConfig, Role, TRAILER_BYTES,
+    HEADERS, LINE, MARK, MOVEMENTS, Movement, PACKET_BYTES, RANKS_MAX, ROLES, RingConfig, Role, TRAILER_BYTES,
 };
 
-/// The part of a window for payload that carries its own flags: room for packets of 16 bytes, of which 8 are
-/// payload, from every peer, twice.
+/// The part of a window for payload that shows by itself that it has come: room for packets of 16 bytes, of which 8
+/// are payload, and for cells of 16 bytes, which are payload from end to end, from every peer, twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inbox {
     /// Lanes that calls may have; each has headers.
     pub lanes: usize,
     /// Packets of payload from each peer, an even number.
     pub packets: usize,
+    /// Cells of payload from each peer, an even number.
+    pub cells: usize,
 }
 
 /// Where the words and slots of one rank's window lie; the same on every rank.
@@ -25,6 +27,7 @@ pub struct Inbox {
 /// | gating | `[movement][lane][place]` lines | the consumer, remotely | this rank as producer |
 /// | sequence | `[movement][lane][place][capacity]` u64, padded to lines | the producer, remotely | this rank as consumer |
 /// | inbox | `[parity][place][packets]` of 16 bytes: four headers a lane, then the payload | the peer at that place, remotely; what a call does not use, this rank | this rank |
+/// | cells | `[parity][place][cells]` of 16 bytes | the peer at that place, remotely; this rank, when it has read | this rank |
 /// | data | `[movement][lane][place][capacity][slot_bytes]` | the producer, remotely | this rank as consumer |
 ///
 /// `place` counts the peers of a rank, which leaves itself out: see [`WindowLayout::place`].
@@ -76,7 +79,7 @@ impl WindowLayout {
     ///
     /// # Errors
     ///
-    /// [`RingError::Inbox`] where it has packets without lanes, an odd number of packets, or 2^31 of anything.
+    /// [`RingError::Inbox`] where it has packets or cells without lanes, an odd number of them, or 2^31 of anything.
     ///
     /// # Example
     ///
@@ -84,15 +87,16 @@ impl WindowLayout {
     /// use myelon_ring::{Inbox, WindowLayout};
     ///
     /// let window = WindowLayout::new(8, 16, 4, 8 << 10)?;
-    /// let both = window.with_inbox(Inbox { lanes: 64, packets: 8192 })?;
-    /// assert_eq!(both.bytes() - window.bytes(), 64 * 8 + 2 * 7 * (64 * 4 + 8192) * 16);
+    /// let both = window.with_inbox(Inbox { lanes: 64, packets: 8192, cells: 4096 })?;
+    /// assert_eq!(both.bytes() - window.bytes(), 64 * 8 + 2 * 7 * (64 * 4 + 8192 + 4096) * 16);
     /// # Ok::<(), myelon_ring::RingError>(())
     /// ```
     pub fn with_inbox(self, inbox: Inbox) -> Result<Self, RingError> {
-        let Inbox { lanes, packets } = inbox;
+        let Inbox { lanes, packets, cells } = inbox;
         let most = i32::MAX as usize;
-        if lanes > most / HEADERS || packets > most || packets % 2 != 0 || (lanes == 0 && packets != 0) {
-            return Err(RingError::Inbox { lanes, packets });
+        let is_room = |room: usize| room <= most && room.is_multiple_of(2) && (lanes > 0 || room == 0);
+        if lanes > most / HEADERS || !is_room(packets) || !is_room(cells) {
+            return Err(RingError::Inbox { lanes, packets, cells });
         }
         Ok(Self { inbox, ..self })
     }
@@ -187,9 +191,21 @@ impl WindowLayout {
         self.inbox_offset() + (places * self.place_packets() + number) * PACKET_BYTES
     }
 
+    /// Offset of the cells.
+    pub fn cells_offset(&self) -> usize {
+        self.inbox_offset() + self.inbox_bytes().next_multiple_of(LINE)
+    }
+
+    /// Offset of cell `number` of those that the peer at `place` sends in an epoch.
+    pub fn cell(&self, epoch: u64, place: usize, number: usize) -> usize {
+        let places = (epoch % 2) as usize * (self.ranks - 1) + place;
+        self.cells_offset() + (places * self.inbox.cells + number) * PACKET_BYTES
+    }
+
     /// Offset of the slots.
     pub fn data_offset(&self) -> usize {
-        self.inbox_offset() + self.inbox_bytes().next_multiple_of(LINE)
+        let cells = 2 * (self.ranks - 1) * self.inbox.cells * PACKET_BYTES;
+        self.cells_offset() + cells.next_multiple_of(LINE)
     }
 
     /// Bytes of the whole window.
@@ -224,7 +240,7 @@ impl WindowLayout {
     /// The words of a fresh window, up to [`WindowLayout::data_offset`]; the slots may hold anything.
     ///
     /// Cursors, epochs and gating stand at `first`, every sequence word and every flag of the inbox at
-    /// `first - 1`: nothing published yet.
+    /// `first - 1`: nothing published yet. Cells hold the [`MARK`](crate::words::MARK).
     /// `first` is 0 in practice, and near the wrap in tests.
     pub fn initial_words(&self, first: u64) -> Vec<u64> {
         let word = size_of::<u64>();
@@ -236,7 +252,9 @@ impl WindowLayout {
         words[self.gating_offset() / word..self.sequence_offset() / word].fill(first);
         let (sequence, inbox) = (self.sequence_offset() / word, self.inbox_offset() / word);
         words[sequence..inbox].fill(first.wrapping_sub(1));
-        words[inbox..].fill(first.wrapping_sub(1) << 32);
+        let cells = self.cells_offset() / word;
+        words[inbox..cells].fill(first.wrapping_sub(1) << 32);
+        words[cells..].fill(MARK);
         words
     }
 }

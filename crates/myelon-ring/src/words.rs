@@ -70,8 +70,10 @@ pub enum Role {
     Gather = 2,
 }
 
-/// Bytes of a packet: two halves of 4 bytes of payload and 4 bytes of flag.
+/// Bytes of a packet, flagged (two halves of 4 bytes of payload and 4 bytes of flag) or a cell (payload).
 pub const PACKET_BYTES: usize = 16;
+/// What each half of a cell holds until payload comes: a NaN in every type of floats.
+pub const MARK: u64 = u64::MAX;
 /// Packets with which a lane of a peer begins and ends: the call, the addresses of its buffers, the end.
 pub const HEADERS: usize = 4;
 
@@ -197,6 +199,8 @@ pub struct AllReduceArgs {
     pub epoch_offset: u64,
     /// `[parity][peer place][packets]` of 16 bytes.
     pub inbox_offset: u64,
+    /// `[parity][peer place][cells]` of 16 bytes.
+    pub cells_offset: u64,
     /// Place of this rank.
     pub rank: u32,
     /// Number of ranks.
@@ -221,6 +225,10 @@ pub struct AllReduceArgs {
     pub inbox_lanes: u32,
     /// Packets of payload from each peer that the inbox has room for.
     pub inbox_packets: u32,
+    /// Cells of payload from each peer that the inbox has room for.
+    pub inbox_cells: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 macro_rules! shared_layout {
@@ -246,8 +254,9 @@ shared_layout! {
     AllReduceArgs {
         window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,
         host_abort @ 112, cursor_offset @ 120, gating_offset @ 128, sequence_offset @ 136, data_offset @ 144,
-        epoch_offset @ 152, inbox_offset @ 160, rank @ 168, ranks @ 172, lanes @ 176, lanes_max @ 180,
-        workers @ 184, capacity @ 188, slot_bytes @ 192, piece_bytes @ 196, credit_batch @ 200, flags @ 204,
-        inbox_lanes @ 208, inbox_packets @ 212,
-    } = 216;
+        epoch_offset @ 152, inbox_offset @ 160, cells_offset @ 168, rank @ 176, ranks @ 180, lanes @ 184,
+        lanes_max @ 188, workers @ 192, capacity @ 196, slot_bytes @ 200, piece_bytes @ 204,
+        credit_batch @ 208, flags @ 212, inbox_lanes @ 216, inbox_packets @ 220, inbox_cells @ 224,
+        reserved @ 228,
+    } = 232;
 }

@@ -109,8 +109,10 @@ pub(crate) fn kernel_args(
         flags: if call.average { FLAG_AVERAGE } else { 0 },
         epoch_offset: layout.epoch_offset() as u64,
         inbox_offset: layout.inbox_offset() as u64,
+        cells_offset: layout.cells_offset() as u64,
         inbox_lanes: shape.inbox.lanes as u32,
         inbox_packets: shape.inbox.packets as u32,
+        inbox_cells: shape.inbox.cells as u32,
         ..Zeroable::zeroed()
     }
 }
@@ -185,12 +187,15 @@ impl HostRanks {
 
     /// Whether the inbox has room for a call of a kernel that is not the ring's.
     fn carries(&self, kernel: &str, bytes: usize) -> bool {
-        let packets = bytes.div_ceil(8);
-        let Inbox { packets: room, .. } = self.shape.inbox;
+        let Inbox { packets, cells, .. } = self.shape.inbox;
+        let (values, room) = match kernel.contains("_lamport_") {
+            true => (bytes.div_ceil(16), cells),
+            false => (bytes.div_ceil(8), packets),
+        };
         match kernel {
-            kernel if kernel.starts_with("all_reduce_one_shot_") => packets <= room,
+            kernel if kernel.starts_with("all_reduce_one_shot_") => values <= room,
             kernel if kernel.starts_with("all_reduce_two_shot_") => {
-                packets.div_ceil(self.shape.ranks) <= room / 2
+                values.div_ceil(self.shape.ranks) <= room / 2
             }
             _ => true,
         }

@@ -27,7 +27,7 @@ fn shape(ranks: usize, first: u64) -> Shape {
         piece_bytes: 48,
         credit_batch: 1,
         first,
-        inbox: Inbox { lanes: 3, packets: 16 },
+        inbox: Inbox { lanes: 3, packets: 16, cells: 0 },
     }
 }
 

@@ -1,4 +1,5 @@
-// all_reduce.cuh: the entries of an algorithm, one for each type and operation: all_reduce_ALGORITHM_TYPE_OP.
+// all_reduce.cuh: the entries of an algorithm, one for each type and operation: all_reduce_ALGORITHM_TYPE_OP. Some
+// algorithms are for floats only.
 #pragma once
 
 #include "myelon/reduce.cuh"
@@ -16,12 +17,15 @@
 // A compiler that makes one type at a time, in several threads, says which.
 #if defined(MYELON_DTYPE)
 #define MYELON_ALL_REDUCE(algorithm) MYELON_ALL_REDUCE_EXPANDED(algorithm, MYELON_DTYPE)
+#define MYELON_ALL_REDUCE_FLOATS(algorithm) MYELON_ALL_REDUCE_EXPANDED(algorithm, MYELON_DTYPE)
 #else
-#define MYELON_ALL_REDUCE(algorithm)             \
+#define MYELON_ALL_REDUCE_FLOATS(algorithm)      \
     MYELON_ALL_REDUCE_DTYPE(algorithm, f16)  \
     MYELON_ALL_REDUCE_DTYPE(algorithm, bf16) \
     MYELON_ALL_REDUCE_DTYPE(algorithm, f32)  \
-    MYELON_ALL_REDUCE_DTYPE(algorithm, f64)  \
+    MYELON_ALL_REDUCE_DTYPE(algorithm, f64)
+#define MYELON_ALL_REDUCE(algorithm)             \
+    MYELON_ALL_REDUCE_FLOATS(algorithm)      \
     MYELON_ALL_REDUCE_DTYPE(algorithm, i8)   \
     MYELON_ALL_REDUCE_DTYPE(algorithm, u8)   \
     MYELON_ALL_REDUCE_DTYPE(algorithm, i32)  \

@@ -28,6 +28,9 @@ namespace myelon {
     X(giveup_told, "ring/giveup.told", "a round whose wait gave up is begun and told all the same")                    \
     X(packet_half, "packet/flag.half", "a packet is taken when its first half has come")                               \
     X(packet_flag, "packet/flag.ignored", "a packet is taken whatever its flag")                                       \
+    X(cell_half, "packet/cell.half", "a cell is taken when its first half has come")                                   \
+    X(cell_kept, "packet/cell.kept", "whoever takes the payload of a cell leaves it there")                            \
+    X(cell_mark_sent, "packet/cell.mark-sent", "payload that looks like the mark is sent as it is")                    \
     X(packet_parity, "packet/parity.one", "all epochs lie in the same place")                                          \
     X(packet_scrub, "packet/scrub.used", "packets that this call uses are scrubbed too")                               \
     X(packet_scrub_none, "packet/scrub.none", "nobody scrubs the packets that no call uses")                           \

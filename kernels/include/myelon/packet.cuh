@@ -1,24 +1,29 @@
-// packet.cuh: payload that carries its own flag, so that nobody has to say that it is there.
+// packet.cuh: payload that shows by itself that it has come, so that nobody has to say so.
 //
-// A packet is 16 bytes: two halves of 64 bits, each 4 bytes of payload below 4 bytes of flag. The flag is the
-// low half of the call's epoch.
+// A packet is 16 bytes: two halves of 64 bits, each an access of its own. There are two kinds. A half of a flagged
+// packet is 4 bytes of payload below 4 bytes of flag, the low half of the call's epoch. A cell is payload from end to
+// end, for floats: it holds the mark, a NaN that no payload is sent as, until payload comes.
 //
 // STATE     inbox[parity][place][packets] in each rank's window; `place` is the sender's among the owner's peers.
 //           The headers of the lanes come first, then the payload. Epochs take turns between the two parities.
+//           cells[parity][place][cells], likewise.
 //           epoch[lane], one u64, in each rank's window, written and read by this rank: the number of the next
 //           call of these algorithms, the same in every lane.
 // INVARIANTS (docs/protocols/packet.md)
 //   P1  One writer. In epoch e a packet that the call uses is written by its sender, any other by its owner.
-//   P2  Whole halves. A half is one access, so a half whose flag is e holds payload of epoch e.
+//   P2  Whole halves. A half is one access, so a half whose flag is e, or one of a cell that is not the mark, holds
+//       payload of epoch e.
 //   P3  Two parities are enough. Whoever sends in epoch e + 2 has had a header of every peer in epoch e + 1, and
 //       each peer sent that after its call of epoch e was complete: it reads nothing of epoch e any more.
 //   P4  No stale flag. Within 2^32 epochs every packet is written or scrubbed, so a flag that matches is new.
 //   P5  A call that is complete has moved the epoch of every lane by one. A thread that gave up moves none, and no
 //       later call of its rank begins.
+//   P6  Marked when empty. Whoever takes the payload of a cell writes the mark there, so between two calls of a rank
+//       its cells of both parities hold the mark, but for payload of an epoch that has not come to its end.
 // ORDERING  none between halves or packets: see P2. What orders epoch e before e + 2 is the end of a launch, which
 //           is a fence, then a relaxed store and a relaxed load, and the end of the peer's launch ("packet/turn").
 // BOUND     As for rings: every wait ends after deadline_ns, or when an abort word is raised.
-// COST      One hop. Twice the payload's bytes on the link.
+// COST      One hop. Flagged packets take twice the payload's bytes on the link, cells no more than the payload.
 // SOURCE    PTX ISA, "Memory Consistency Model": Vector Data-types; Release and Acquire Patterns.
 #pragma once
 
@@ -36,14 +41,17 @@ MYELON_DEVICE u64 payload_packet(AllReduceArgs const& args, u64 index) {
     return static_cast<u64>(args.inbox_lanes) * headers + index;
 }
 
-// Packets of the whole payload: no more than an inbox has.
-MYELON_DEVICE u32 packets_of(AllReduceArgs const& args) { return static_cast<u32>((args.bytes + sizeof(vec8) - 1) / sizeof(vec8)); }
-
-// Packet `number` of those that `sender` sends to `owner` in this epoch.
-MYELON_DEVICE pair64* packet_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch, u64 number) {
+// Place 0 of what `sender` sends to `owner` in this epoch, in a region that has `count` packets for each.
+MYELON_DEVICE pair64* place_at(AllReduceArgs const& args, u64 offset, u64 count, u32 owner, u32 sender, u64 epoch) {
     u64 const parity = weakened(Mutant::packet_parity) ? 0 : epoch % 2;
-    u64 const first = (parity * (args.ranks - 1) + place(owner, sender)) * payload_packet(args, args.inbox_packets);
-    return reinterpret_cast<pair64*>(args.window[owner] + args.inbox_offset) + first + number;
+    u64 const first = (parity * (args.ranks - 1) + place(owner, sender)) * count;
+    return reinterpret_cast<pair64*>(args.window[owner] + offset) + first;
+}
+
+// Flagged packet `number` of those that `sender` sends to `owner` in this epoch.
+MYELON_DEVICE pair64* packet_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch, u64 number) {
+    u64 const count = payload_packet(args, args.inbox_packets);
+    return place_at(args, args.inbox_offset, count, owner, sender, epoch) + number;
 }
 
 MYELON_DEVICE u64* epoch_word(AllReduceArgs const& args, u32 lane) {
@@ -59,10 +67,75 @@ MYELON_DEVICE void send_packet(pair64* to, u64 epoch, vec8 const& value) {
 
 MYELON_DEVICE u32 flag_of(u64 half) { return static_cast<u32>(half >> 32); }
 
-MYELON_DEVICE bool has_come(pair64 const& packet, u64 epoch) {
-    if (weakened(Mutant::packet_flag)) return true;
-    bool const second = flag_of(packet.word[1]) == static_cast<u32>(epoch) || weakened(Mutant::packet_half);
-    return flag_of(packet.word[0]) == static_cast<u32>(epoch) && second;
+// ---- the two kinds --------------------------------------------------------------------------------------
+
+struct Flagged {
+    using Value = vec8;
+    static constexpr bool is_flagged = true;
+
+    static MYELON_DEVICE u32 room(AllReduceArgs const& args) { return args.inbox_packets; }
+    static MYELON_DEVICE pair64* payload_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch) {
+        return packet_at(args, owner, sender, epoch, payload_packet(args, 0));
+    }
+    static MYELON_DEVICE void send(pair64* to, u64 epoch, Value const& value) { send_packet(to, epoch, value); }
+    static MYELON_DEVICE bool has_come(pair64 const& packet, u64 epoch) {
+        if (weakened(Mutant::packet_flag)) return true;
+        bool const second = flag_of(packet.word[1]) == static_cast<u32>(epoch) || weakened(Mutant::packet_half);
+        return flag_of(packet.word[0]) == static_cast<u32>(epoch) && second;
+    }
+    static MYELON_DEVICE Value value_of(pair64 const& packet) {
+        return {{static_cast<u32>(packet.word[0]), static_cast<u32>(packet.word[1])}};
+    }
+    // The flag of a packet that has not come: of the half that is late.
+    static MYELON_DEVICE u32 shows(pair64 const& packet, u64 epoch) {
+        u32 const first = flag_of(packet.word[0]);
+        return first == static_cast<u32>(epoch) ? flag_of(packet.word[1]) : first;
+    }
+    static MYELON_DEVICE void taken(pair64*) {}
+};
+
+constexpr u64 mark = ~u64(0);
+// What is sent for a half that looks like the mark. Of every type of floats each element of both is a NaN, and all
+// NaNs give the same result (reduce.cuh).
+constexpr u64 not_mark = 0x7fff7fff7fff7fff;
+
+struct Cell {
+    using Value = vec16;
+    static constexpr bool is_flagged = false;
+
+    static MYELON_DEVICE u32 room(AllReduceArgs const& args) { return args.inbox_cells; }
+    static MYELON_DEVICE pair64* payload_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch) {
+        return place_at(args, args.cells_offset, args.inbox_cells, owner, sender, epoch);
+    }
+    static MYELON_DEVICE u64 half_of(u32 low, u32 high) {
+        u64 const half = static_cast<u64>(high) << 32 | low;
+        return half == mark && !weakened(Mutant::cell_mark_sent) ? not_mark : half;
+    }
+    static MYELON_DEVICE void send(pair64* to, u64, Value const& value) {
+        st_relaxed_sys(to, pair64{{half_of(value.word[0], value.word[1]), half_of(value.word[2], value.word[3])}});
+    }
+    static MYELON_DEVICE bool has_come(pair64 const& cell, u64) {
+        bool const second = cell.word[1] != mark || weakened(Mutant::cell_half);
+        return cell.word[0] != mark && second;
+    }
+    static MYELON_DEVICE Value value_of(pair64 const& cell) {
+        auto const low = [](u64 half) { return static_cast<u32>(half); };
+        auto const high = [](u64 half) { return static_cast<u32>(half >> 32); };
+        return {{low(cell.word[0]), high(cell.word[0]), low(cell.word[1]), high(cell.word[1])}};
+    }
+    // A cell tells no epoch; that it is empty is the end of the one before.
+    static MYELON_DEVICE u32 shows(pair64 const&, u64 epoch) { return static_cast<u32>(epoch) - 1; }
+    // ORDER packet/turn: the mark is written before this launch ends, so before the next header that the peer waits
+    // for, behind which it writes here again. Else the mark could replace that payload, and the wait for it never end.
+    static MYELON_DEVICE void taken(pair64* cell) {
+        if (!weakened(Mutant::cell_kept)) st_relaxed_sys(cell, pair64{{mark, mark}});
+    }
+};
+
+// Values of the whole payload: no more than an inbox has.
+template <typename Kind>
+MYELON_DEVICE u32 values_of(AllReduceArgs const& args) {
+    return static_cast<u32>((args.bytes + sizeof(typename Kind::Value) - 1) / sizeof(typename Kind::Value));
 }
 
 // A call's place in a lane.
@@ -123,11 +196,11 @@ MYELON_DEVICE bool calls_another(AllReduceArgs const& args, u32 peer) {
 }
 
 // A look of a wait that lasts: at the clock, which is first read here so that short waits pay nothing for it, and
-// at the abort words. `half` is what the packet of `peer` showed. True where the wait is over.
-MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u64 half, u64* start) {
+// at the abort words. `flag` is what the packet of `peer` showed. True where the wait is over.
+MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u32 flag, u64* start) {
     u64 const now = clock_ns();
     if (*start == 0) *start = now;
-    i32 const ahead = static_cast<i32>(flag_of(half) - static_cast<u32>(turn.epoch));
+    i32 const ahead = static_cast<i32>(flag - static_cast<u32>(turn.epoch));
     Waited waited = {FaultCode::none, turn.epoch, turn.epoch + static_cast<u64>(static_cast<i64>(ahead)), now - *start};
     // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
@@ -148,8 +221,9 @@ constexpr u32 any_peer = ranks_max;  // packet i is of rank i
 // Waits for the packets at(i) that are not null, of `peer` or of rank i each. All loads of a look are under way before
 // any is tested: one more peer then costs a tenth of a microsecond and not a third.
 // False where the wait gave up.
-template <u32 most, typename At>
-MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer, WaitingFor what, At at, vec8 (&value)[most]) {
+template <typename Kind, u32 most, typename At>
+MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer, WaitingFor what, At at,
+                           typename Kind::Value (&value)[most]) {
     u64 start = 0;
     for (u32 polls = 1;; ++polls) {
         pair64 packet[most];
@@ -158,59 +232,59 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
             pair64 const* const from = at(i);
             if (from != nullptr) packet[i] = ld_relaxed_sys(from);
         }
-        u32 late = most;
-        u64 half = 0;
+        u32 late = most, shown = 0;
 #pragma unroll
         for (u32 i = 0; i < most; ++i) {
-            if (at(i) == nullptr || has_come(packet[i], turn.epoch)) continue;
+            if (at(i) == nullptr || Kind::has_come(packet[i], turn.epoch)) continue;
             late = i;
-            half = flag_of(packet[i].word[0]) == static_cast<u32>(turn.epoch) ? packet[i].word[1] : packet[i].word[0];
+            shown = Kind::shows(packet[i], turn.epoch);
         }
         if (late == most) {
 #pragma unroll
             for (u32 i = 0; i < most; ++i) {
                 if (at(i) == nullptr) continue;
-                value[i] = {{static_cast<u32>(packet[i].word[0]), static_cast<u32>(packet[i].word[1])}};
+                value[i] = Kind::value_of(packet[i]);
+                Kind::taken(at(i));
             }
             return true;
         }
-        if (polls % polls_a_look == 0 && is_over(args, turn, what, peer == any_peer ? late : peer, half, &start)) return false;
+        if (polls % polls_a_look == 0 && is_over(args, turn, what, peer == any_peer ? late : peer, shown, &start)) return false;
         pause();
     }
 }
 
-// Where packet 0 of this rank's to each peer goes, in the order of peer_at, and where those of each rank arrive,
-// in epochs that are even; null for this rank and beyond the last one. Known before earlier work is complete.
-template <u32 most>
+// Where this rank's payload to each peer goes, in the order of peer_at, and where that of each rank arrives, in epochs
+// that are even; null for this rank and beyond the last one. Known before earlier work is complete.
+template <typename Kind, u32 most>
 struct Routes {
     pair64* to[most - 1];
-    pair64 const* from[most];
+    pair64* from[most];
     u64 odd;  // packets from the even epochs' places to the odd ones'
 };
 
-template <u32 most>
-MYELON_DEVICE Routes<most> routes_of(AllReduceArgs const& args) {
-    Routes<most> routes;
+template <typename Kind, u32 most>
+MYELON_DEVICE Routes<Kind, most> routes_of(AllReduceArgs const& args) {
+    Routes<Kind, most> routes;
 #pragma unroll
     for (u32 i = 0; i < most - 1; ++i) {
-        routes.to[i] = i < args.ranks - 1 ? packet_at(args, peer_at(args, i), args.rank, 0, 0) : nullptr;
+        routes.to[i] = i < args.ranks - 1 ? Kind::payload_at(args, peer_at(args, i), args.rank, 0) : nullptr;
         settled(routes.to[i]);
     }
 #pragma unroll
     for (u32 rank = 0; rank < most; ++rank) {
         bool const is_peer = rank < args.ranks && rank != args.rank;
-        routes.from[rank] = is_peer ? packet_at(args, args.rank, rank, 0, 0) : nullptr;
+        routes.from[rank] = is_peer ? Kind::payload_at(args, args.rank, rank, 0) : nullptr;
         settled(routes.from[rank]);
     }
-    routes.odd = packet_at(args, 0, 1, 1, 0) - packet_at(args, 0, 1, 0, 0);
+    routes.odd = Kind::payload_at(args, 0, 1, 1) - Kind::payload_at(args, 0, 1, 0);
     settled(routes.odd);
     return routes;
 }
 
-// The same for one peer, from its packet `number` on.
+// The same for the headers of one peer, from packet `number` on.
 struct Route {
     pair64* to;
-    pair64 const* from;
+    pair64* from;
     u64 odd;
 };
 
@@ -232,19 +306,20 @@ MYELON_DEVICE u64 on_route(Routes const& routes, Turn const& turn, u64 number) {
     return number + (turn.epoch % 2 != 0 ? routes.odd : 0);
 }
 
-// Sends a packet of the same number to every peer.
-template <u32 most>
-MYELON_DEVICE void send_to_peers(Routes<most> const& routes, Turn const& turn, u64 number, vec8 const& value) {
+// Sends payload of the same number to every peer.
+template <typename Kind, u32 most>
+MYELON_DEVICE void send_to_peers(Routes<Kind, most> const& routes, Turn const& turn, u64 number,
+                                 typename Kind::Value const& value) {
     u64 const at = on_route(routes, turn, number);
 #pragma unroll
     for (u32 i = 0; i < most - 1; ++i) {
-        if (routes.to[i] != nullptr) send_packet(routes.to[i] + at, turn.epoch, value);
+        if (routes.to[i] != nullptr) Kind::send(routes.to[i] + at, turn.epoch, value);
     }
 }
 
-// Where the packet of that number arrives from `rank`.
-template <u32 most>
-MYELON_DEVICE pair64 const* arrival(Routes<most> const& routes, Turn const& turn, u32 rank, u64 number) {
+// Where the payload of that number arrives from `rank`.
+template <typename Kind, u32 most>
+MYELON_DEVICE pair64* arrival(Routes<Kind, most> const& routes, Turn const& turn, u32 rank, u64 number) {
     return routes.from[rank] == nullptr ? nullptr : routes.from[rank] + on_route(routes, turn, number);
 }
 
@@ -272,7 +347,7 @@ MYELON_DEVICE bool meet(AllReduceArgs const& args, Route const& route, Turn cons
     if (weakened(Mutant::packet_header)) return true;
     vec8 told[1];
     auto const arrived = [&](u32) { return route.from + at; };
-    return receive<1>(args, turn, peer, WaitingFor::packet, arrived, told) && is_call_of(args, turn, peer, word_of(told[0]));
+    return receive<Flagged, 1>(args, turn, peer, WaitingFor::packet, arrived, told) && is_call_of(args, turn, peer, word_of(told[0]));
 }
 
 // What a thread behind the first warp moves: packets first, first + step, ...

@@ -37,9 +37,10 @@ struct Fault {
 struct AllReduceArgs {
     u64 window[ranks_max];
     u64 input, output, bytes, call, fault, deadline_ns, host_abort;
-    u64 cursor_offset, gating_offset, sequence_offset, data_offset, epoch_offset, inbox_offset;
+    u64 cursor_offset, gating_offset, sequence_offset, data_offset, epoch_offset, inbox_offset,
+        cells_offset;
     u32 rank, ranks, lanes, lanes_max, workers, capacity, slot_bytes, piece_bytes, credit_batch, flags;
-    u32 inbox_lanes, inbox_packets;
+    u32 inbox_lanes, inbox_packets, inbox_cells, reserved;
 };
 
 // X(type, field, offset); S(type, size)
@@ -56,11 +57,13 @@ struct AllReduceArgs {
     X(AllReduceArgs, cursor_offset, 120) X(AllReduceArgs, gating_offset, 128)                            \
     X(AllReduceArgs, sequence_offset, 136) X(AllReduceArgs, data_offset, 144)                            \
     X(AllReduceArgs, epoch_offset, 152) X(AllReduceArgs, inbox_offset, 160)                              \
-    X(AllReduceArgs, rank, 168) X(AllReduceArgs, ranks, 172) X(AllReduceArgs, lanes, 176)                \
-    X(AllReduceArgs, lanes_max, 180) X(AllReduceArgs, workers, 184) X(AllReduceArgs, capacity, 188)      \
-    X(AllReduceArgs, slot_bytes, 192) X(AllReduceArgs, piece_bytes, 196)                                 \
-    X(AllReduceArgs, credit_batch, 200) X(AllReduceArgs, flags, 204)                                     \
-    X(AllReduceArgs, inbox_lanes, 208) X(AllReduceArgs, inbox_packets, 212) S(AllReduceArgs, 216)
+    X(AllReduceArgs, cells_offset, 168)                                                                  \
+    X(AllReduceArgs, rank, 176) X(AllReduceArgs, ranks, 180) X(AllReduceArgs, lanes, 184)                \
+    X(AllReduceArgs, lanes_max, 188) X(AllReduceArgs, workers, 192) X(AllReduceArgs, capacity, 196)      \
+    X(AllReduceArgs, slot_bytes, 200) X(AllReduceArgs, piece_bytes, 204)                                 \
+    X(AllReduceArgs, credit_batch, 208) X(AllReduceArgs, flags, 212)                                     \
+    X(AllReduceArgs, inbox_lanes, 216) X(AllReduceArgs, inbox_packets, 220)                              \
+    X(AllReduceArgs, inbox_cells, 224) X(AllReduceArgs, reserved, 228) S(AllReduceArgs, 232)
 
 #define MYELON_ASSERT_OFFSET(type, field, offset) static_assert(__builtin_offsetof(type, field) == offset, #type "." #field);
 #define MYELON_ASSERT_SIZE(type, size) static_assert(sizeof(type) == size, #type);

@@ -22,7 +22,7 @@ fn tuned(plain: &Tuning, algorithm: Algorithm, ranks: u32, lanes: u32) -> Option
     let most = algorithm.bytes_max(ranks, pool.inbox).min(1 << 20);
     let table = Table::new(vec![row(algorithm, ranks, plain.has_windows(), most, lanes)]).ok()?;
     let tuning = plain.clone().table(table);
-    let plan = tuning.plan(&Request { ranks, bytes: most, element_bytes: 1 }).ok()?.plan;
+    let plan = tuning.plan(&Request { ranks, bytes: most, element_bytes: 1, floats: true }).ok()?.plan;
     let runs = pool.holds(&tuning.pool(ranks).ok()?) && (plan.algorithm, plan.lanes) == (algorithm, lanes);
     runs.then_some((most, tuning))
 }

@@ -125,7 +125,12 @@ impl Subject {
 
     fn explain(&self, dtype: DataType, count: u64, runners_up: usize) -> Result<Explained, Error> {
         let element_bytes = dtype.bytes() as u32;
-        let request = Request { ranks: self.ranks, bytes: count * u64::from(element_bytes), element_bytes };
+        let request = Request {
+            ranks: self.ranks,
+            bytes: count * u64::from(element_bytes),
+            element_bytes,
+            floats: dtype.is_float(),
+        };
         let choice = match &self.rank {
             Some(rank) => rank.explain(dtype, count)?,
             None => self.tuning.plan(&request)?,

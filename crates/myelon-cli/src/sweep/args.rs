@@ -135,7 +135,8 @@ impl Sweep {
             (_, true) => (64 << 10, 256 << 20, 4),
             _ => (4 << 10, 16 << 20, 4),
         };
-        let is_small = matches!(self.algo, Some(Algorithm::OneShot | Algorithm::TwoShot));
+        let is_small =
+            self.algo.is_some_and(|algorithm| !matches!(algorithm, Algorithm::Direct | Algorithm::Ring));
         let (least, most) = (if is_small { 1 << 10 } else { least }, bytes_max.min(most));
         let min = self.min_bytes.unwrap_or(self.max_bytes.map_or(least, |max| max.min(least)));
         let max = self.max_bytes.unwrap_or(most.max(min));

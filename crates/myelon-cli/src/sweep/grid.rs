@@ -144,7 +144,7 @@ mod tests {
         let on_gpus = !machine.host;
         let algorithm = Some(args.algo.unwrap_or(Algorithm::Ring));
         let bytes = if algorithm == Some(Algorithm::Ring) { 256 << 20 } else { 64 << 10 };
-        let request = Request { ranks, bytes, element_bytes: 4 };
+        let request = Request { ranks, bytes, element_bytes: 4, floats: true };
         let tuning = Tuning::new(machine).windows(true).forced(Forced { algorithm, ..Forced::default() });
         let plan = tuning.plan(&request).unwrap().plan;
         (Grid::new(&args, &plan, on_gpus), plan)

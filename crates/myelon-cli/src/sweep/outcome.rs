@@ -109,7 +109,7 @@ pub mod tests {
 
     /// An outcome whose settings have the given medians; the first is the automatic one.
     pub fn outcome(bytes: u64, times_us: &[f64]) -> Outcome {
-        let request = Request { ranks: 2, bytes, element_bytes: 4 };
+        let request = Request { ranks: 2, bytes, element_bytes: 4, floats: true };
         let plan = Tuning::new(Machine::host(2)).plan(&request).unwrap().plan;
         let trial = |(place, &time_us): (usize, &f64)| Trial {
             forced: Forced { lanes: (place > 0).then_some(place as u32), ..Forced::default() },

@@ -322,8 +322,9 @@ mod tests {
         let most = Algorithm::OneShot.bytes_max(8, inbox);
         let small = Shape { algorithm: Algorithm::OneShot, piece_bytes: 0, blocks: 9, ..shape(9) };
         let mut all = [most, 4 * most].map(|bytes| {
-            let automatic =
-                Shape::of(&plain.plan(&Request { ranks: 8, bytes, element_bytes: 1 }).unwrap().plan);
+            let automatic = Shape::of(
+                &plain.plan(&Request { ranks: 8, bytes, element_bytes: 1, floats: true }).unwrap().plan,
+            );
             let trials = vec![Trial { shape: automatic, times_us: steady(20.0) }];
             Measured { bytes, trials, duel: None }
         });

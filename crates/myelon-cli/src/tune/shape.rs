@@ -116,7 +116,7 @@ mod tests {
 
     fn all(machine: Machine, ranks: u32, windows: bool, bytes: u64) -> Vec<Shape> {
         let plain = Tuning::new(machine).windows(windows);
-        let request = Request { ranks, bytes, element_bytes: 2 };
+        let request = Request { ranks, bytes, element_bytes: 2, floats: true };
         let automatic = Shape::of(&plain.plan(&request).unwrap().plan);
         let shapes = shapes(&plain, &request, &[automatic]);
         assert_eq!(shapes[0], automatic, "{ranks} ranks, {bytes} bytes");

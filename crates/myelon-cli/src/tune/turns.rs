@@ -102,7 +102,7 @@ impl Course {
         let element_bytes = self.dtype.bytes() as u32;
         let bytes = count as u64 * u64::from(element_bytes);
         let ranks = self.first().ranks() as u32;
-        let request = Request { ranks, bytes, element_bytes };
+        let request = Request { ranks, bytes, element_bytes, floats: self.dtype.is_float() };
         let automatic: Vec<Shape> = self
             .kinds
             .iter()
@@ -322,7 +322,7 @@ mod tests {
                 Shape { algorithm: Algorithm::Ring, lanes: 2, piece_bytes: 4096, blocks: 3, threads: 64 };
             let measured = course.run(count, &[larger], 1, &mut Progress::of_rate(1)).unwrap();
             assert_eq!(measured.len(), 2);
-            let request = Request { ranks: 3, bytes: 2 * count as u64, element_bytes: 2 };
+            let request = Request { ranks: 3, bytes: 2 * count as u64, element_bytes: 2, floats: true };
             let automatic = Shape::of(&course.plain.plan(&request).unwrap().plan);
             for one in &measured {
                 assert_eq!((one.bytes, one.trials[0].shape), (request.bytes, automatic));

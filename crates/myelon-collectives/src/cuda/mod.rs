@@ -46,7 +46,11 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let origin = origin(&devices, driver_version);
     let tuned = config.tuned(machine(&name, multiprocessors), ranks as u32, origin)?;
     let pool = tuned.tuning.pool(ranks as u32)?;
-    let inbox = Inbox { lanes: pool.inbox.lanes as usize, packets: pool.inbox.packets as usize };
+    let inbox = Inbox {
+        lanes: pool.inbox.lanes as usize,
+        packets: pool.inbox.packets as usize,
+        cells: pool.inbox.cells as usize,
+    };
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?
             .with_inbox(inbox)?;

@@ -34,7 +34,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let tuned = config.tuned(Machine::host(cores as u32), ranks as u32, origin(cores))?;
     let pool = tuned.tuning.pool(ranks as u32)?;
     // How credit is batched follows from the slots, which all plans share.
-    let any = Request { ranks: ranks as u32, bytes: 0, element_bytes: 1 };
+    let any = Request { ranks: ranks as u32, bytes: 0, element_bytes: 1, floats: true };
     let credit_batch = tuned.tuning.plan(&any)?.plan.credit_batch as usize;
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;

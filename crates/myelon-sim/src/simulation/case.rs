@@ -271,7 +271,11 @@ pub(super) fn lanes_of(shape: &Shape, algorithm: Algorithm) -> usize {
 
 /// The largest payload that an algorithm carries in a window of that shape.
 pub(super) fn bytes_max(shape: &Shape, algorithm: Algorithm) -> usize {
-    let inbox = Inbox { lanes: shape.inbox.lanes as u32, packets: shape.inbox.packets as u32 };
+    let inbox = Inbox {
+        lanes: shape.inbox.lanes as u32,
+        packets: shape.inbox.packets as u32,
+        cells: shape.inbox.cells as u32,
+    };
     let most = algorithm.bytes_max(shape.ranks as u32, inbox);
     most.min(BYTES_MAX as u64) as usize
 }

@@ -82,7 +82,7 @@ impl Simulation {
             piece_bytes: 48,
             credit_batch: 1,
             first: 0,
-            inbox: Inbox { lanes: 1, packets: 16 },
+            inbox: Inbox { lanes: 1, packets: 16, cells: strategies::cells_of(16) },
         };
         let case =
             Case { shape, movers: 1, calls: Vec::new(), skew: 0, mishap: None, schedule: Schedule::Random };
@@ -101,11 +101,11 @@ impl Simulation {
         self.fit()
     }
 
-    /// Room for packets. The lanes of the inbox may be others than those of the rings; [`lanes`](Self::lanes) sets
+    /// Room for packets, and for as much payload in cells. The lanes of the inbox may be others than those of the rings; [`lanes`](Self::lanes) sets
     /// both.
     #[must_use]
     pub fn inbox(mut self, lanes: usize, packets: usize) -> Self {
-        self.case.shape.inbox = Inbox { lanes, packets };
+        self.case.shape.inbox = Inbox { lanes, packets, cells: strategies::cells_of(packets) };
         self.fit()
     }
 

@@ -44,7 +44,8 @@ pub(super) fn uses(call: &Call, shape: &Shape, packet: &PacketName) -> bool {
             Some(summed) => summed < piece(packet.sender),
             None => (number as usize) < piece(packet.owner),
         },
-        (Algorithm::Direct, Part::Payload(_)) => false,
+        // The payload of the others lies elsewhere.
+        (_, Part::Payload(_)) => false,
     }
 }
 

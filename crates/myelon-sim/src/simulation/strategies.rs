@@ -94,9 +94,14 @@ pub fn shapes(limits: &Limits) -> impl Strategy<Value = Shape> + use<> {
             piece_bytes,
             credit_batch: batch.min(capacity),
             first,
-            inbox: Inbox { lanes: inbox_lanes, packets },
+            inbox: Inbox { lanes: inbox_lanes, packets, cells: cells_of(packets) },
         },
     )
+}
+
+/// Cells beside so many packets: room for as much payload, or a little more.
+pub(super) fn cells_of(packets: usize) -> usize {
+    packets.div_ceil(2).next_multiple_of(2)
 }
 
 /// Calls that a window of that shape can carry.

@@ -8,7 +8,7 @@
 //! use myelon_lanes::{Forced, Machine, Request, Tuning};
 //! use myelon_sim::timing::{Bound, LinkModel};
 //!
-//! let request = Request { ranks: 4, bytes: 64 << 20, element_bytes: 2 };
+//! let request = Request { ranks: 4, bytes: 64 << 20, element_bytes: 2, floats: true };
 //! let predict = |lanes| {
 //!     let forced = Forced { lanes: Some(lanes), piece_bytes: Some(16 << 10), ..Forced::default() };
 //!     let plan = Tuning::new(Machine::h200()).forced(forced).plan(&request)?.plan;
@@ -80,7 +80,7 @@ impl LinkModel {
     /// ```
     /// # use myelon_lanes::{Algorithm, Forced, Machine, Request, Tuning};
     /// # use myelon_sim::timing::LinkModel;
-    /// let request = Request { ranks: 4, bytes: 4096, element_bytes: 2 };
+    /// let request = Request { ranks: 4, bytes: 4096, element_bytes: 2, floats: true };
     /// let forced = Forced { algorithm: Some(Algorithm::Ring), ..Forced::default() };
     /// let plan = Tuning::new(Machine::h200()).forced(forced).plan(&request)?.plan;
     /// let late = LinkModel::h200().predict_late(&plan, request.bytes, &[0.0, 50.0])?;
