@@ -46,7 +46,7 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<Kind, most> const& rou
         Value of_rank[most];
 #pragma unroll
         for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own;
-        auto const at = [&](u32 rank) { return arrival(routes, turn, rank, i); };
+        auto const at = [&](u32 rank) { return arrival(args, routes, turn, rank, i); };
         if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
         output.store(i, join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args)));
     }

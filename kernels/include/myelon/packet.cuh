@@ -74,6 +74,7 @@ struct Flagged {
     static constexpr bool is_flagged = true;
 
     static MYELON_DEVICE u32 room(AllReduceArgs const& args) { return args.inbox_packets; }
+    static MYELON_DEVICE u64 count(AllReduceArgs const& args) { return payload_packet(args, args.inbox_packets); }
     static MYELON_DEVICE pair64* payload_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch) {
         return packet_at(args, owner, sender, epoch, payload_packet(args, 0));
     }
@@ -104,6 +105,7 @@ struct Cell {
     static constexpr bool is_flagged = false;
 
     static MYELON_DEVICE u32 room(AllReduceArgs const& args) { return args.inbox_cells; }
+    static MYELON_DEVICE u64 count(AllReduceArgs const& args) { return args.inbox_cells; }
     static MYELON_DEVICE pair64* payload_at(AllReduceArgs const& args, u32 owner, u32 sender, u64 epoch) {
         return place_at(args, args.cells_offset, args.inbox_cells, owner, sender, epoch);
     }
@@ -253,13 +255,14 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
     }
 }
 
-// Where this rank's payload to each peer goes, in the order of peer_at, and where that of each rank arrives, in epochs
-// that are even; null for this rank and beyond the last one. Known before earlier work is complete.
+// Where this rank's payload to each peer goes, in the order of peer_at, null beyond the last one, and where that of the
+// peers arrives, in epochs that are even. Known before earlier work is complete.
 template <typename Kind, u32 most>
 struct Routes {
     pair64* to[most - 1];
-    pair64* from[most];
-    u64 odd;  // packets from the even epochs' places to the odd ones'
+    pair64* from;  // of the peer at place 0
+    u64 next;      // packets from the place of one peer to the next
+    u64 odd;       // packets from the even epochs' places to the odd ones'
 };
 
 template <typename Kind, u32 most>
@@ -270,13 +273,11 @@ MYELON_DEVICE Routes<Kind, most> routes_of(AllReduceArgs const& args) {
         routes.to[i] = i < args.ranks - 1 ? Kind::payload_at(args, peer_at(args, i), args.rank, 0) : nullptr;
         settled(routes.to[i]);
     }
-#pragma unroll
-    for (u32 rank = 0; rank < most; ++rank) {
-        bool const is_peer = rank < args.ranks && rank != args.rank;
-        routes.from[rank] = is_peer ? Kind::payload_at(args, args.rank, rank, 0) : nullptr;
-        settled(routes.from[rank]);
-    }
-    routes.odd = Kind::payload_at(args, 0, 1, 1) - Kind::payload_at(args, 0, 1, 0);
+    routes.from = Kind::payload_at(args, args.rank, args.rank == 0 ? 1 : 0, 0);
+    routes.next = Kind::count(args);
+    routes.odd = weakened(Mutant::packet_parity) ? 0 : (args.ranks - 1) * routes.next;
+    settled(routes.from);
+    settled(routes.next);
     settled(routes.odd);
     return routes;
 }
@@ -317,10 +318,11 @@ MYELON_DEVICE void send_to_peers(Routes<Kind, most> const& routes, Turn const& t
     }
 }
 
-// Where the payload of that number arrives from `rank`.
+// Where the payload of that number arrives from `rank`; null for this rank and beyond the last one.
 template <typename Kind, u32 most>
-MYELON_DEVICE pair64* arrival(Routes<Kind, most> const& routes, Turn const& turn, u32 rank, u64 number) {
-    return routes.from[rank] == nullptr ? nullptr : routes.from[rank] + on_route(routes, turn, number);
+MYELON_DEVICE pair64* arrival(AllReduceArgs const& args, Routes<Kind, most> const& routes, Turn const& turn, u32 rank, u64 number) {
+    if (rank >= args.ranks || rank == args.rank) return nullptr;
+    return routes.from + place(args.rank, rank) * routes.next + on_route(routes, turn, number);
 }
 
 // Whether what a peer's header names is this call; else the ranks disagree.

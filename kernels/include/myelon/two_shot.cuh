@@ -53,21 +53,30 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<Kind, most> const& rou
         Value of_rank[most];
 #pragma unroll
         for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = mine;
-        auto const at = [&](u32 rank) { return arrival(routes, turn, rank, i); };
+        auto const at = [&](u32 rank) { return arrival(args, routes, turn, rank, i); };
         if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
         Value const joined = join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args));
         send_to_peers(routes, turn, summed + i, joined);
         store(place, joined);
     }
     for (u32 i = share.first; i < longest; i += share.step) {
-        Value of_rank[most];
-        auto const at = [&](u32 rank) {
-            return has(rank, i) ? arrival(routes, turn, rank, summed + i) : nullptr;
+        auto const at = [&](u32 rank) { return has(rank, i) ? arrival(args, routes, turn, rank, summed + i) : nullptr; };
+        auto const take = [&](u32 rank, Value const& sum) {
+            if (at(rank) != nullptr) store(all.piece_start(rank) + i, sum);
         };
-        if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::sum_packet, at, of_rank)) return false;
+        if constexpr (whole) {
+            Value of_rank[most];
+            if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::sum_packet, at, of_rank)) return false;
 #pragma unroll
-        for (u32 rank = 0; rank < most; ++rank) {
-            if (at(rank) != nullptr) store(all.piece_start(rank) + i, of_rank[rank]);
+            for (u32 rank = 0; rank < most; ++rank) take(rank, of_rank[rank]);
+        } else {
+#pragma unroll 1
+            for (u32 rank = 0; rank < args.ranks; ++rank) {
+                Value sum[1];
+                auto const of = [&](u32) { return at(rank); };
+                if (!receive<Kind, 1>(args, turn, rank, WaitingFor::sum_packet, of, sum)) return false;
+                take(rank, sum[0]);
+            }
         }
     }
     return true;
