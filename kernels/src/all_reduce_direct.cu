@@ -144,12 +144,17 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
     }
 }
 
+// Vectors that a warp moves at once. Shares begin at multiples of it, so that no access touches a line more than it must:
+// with 24 lanes instead of 32, which do so by themselves, 64 MiB took 361 us and not 326 before (4 ranks, H200).
+constexpr u64 grain = warp_threads;
+
 // The lane's share of this rank's piece.
 MYELON_DEVICE Span share_of(AllReduceArgs const& args, u32 lane) {
-    Span const piece = split((args.bytes + vector_bytes - 1) / vector_bytes, args.ranks, args.rank);
-    Span share = split(piece.count, args.lanes, lane);
-    share.start += piece.start;
-    return share;
+    u64 const vectors = (args.bytes + vector_bytes - 1) / vector_bytes;
+    Span const piece = split((vectors + grain - 1) / grain, args.ranks, args.rank);
+    Span const share = split(piece.count, args.lanes, lane);
+    u64 const start = (piece.start + share.start) * grain, end = start + share.count * grain;
+    return {start < vectors ? start : vectors, end <= vectors ? end - start : start < vectors ? vectors - start : 0};
 }
 
 template <typename E, typename Op, u32 most>

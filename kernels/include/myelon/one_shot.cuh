@@ -30,35 +30,58 @@ MYELON_DEVICE void speak(AllReduceArgs const& args) {
     end_turn(args, turn, may_begin(args, turn) && meet(args, route, turn, is_used));
 }
 
-template <typename Kind, typename E, typename Op, u32 most>
+// `whole`: every value of the payload moves as one access. `depth` values of a thread are under way together.
+template <typename Kind, typename E, typename Op, u32 most, u32 depth, bool whole>
 MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<Kind, most> const& routes, Share const& share, Turn const& turn) {
     using Value = typename Kind::Value;
     u32 const values = values_of<Kind>(args);
     Payload<typename E::Unit, Value> const input(args.input, args.bytes), output(args.output, args.bytes);
-    // Under way together with what may_begin looks at.
-    Value const first = share.first < values ? input.load(share.first) : Value{};
-    if (!may_begin(args, turn)) return false;
-    for (u32 i = share.first; i < values; i += share.step) {
-        send_to_peers(routes, turn, i, i == share.first ? first : input.load(i));
-    }
-    for (u32 i = share.first; i < values; i += share.step) {
-        Value const own = i == share.first ? first : input.load(i);
-        Value of_rank[most];
+    auto const load = [&](u64 at) { return whole ? input.load_whole(at) : input.load(at); };
+    auto const store = [&](u64 at, Value const& value) { whole ? output.store_whole(at, value) : output.store(at, value); };
+    bool begun = false;
+    for (u32 base = share.first; base < values; base += depth * share.step) {
+        Value own[depth];
 #pragma unroll
-        for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own;
-        auto const at = [&](u32 rank) { return arrival(args, routes, turn, rank, i); };
-        if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
-        output.store(i, join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args)));
+        for (u32 d = 0; d < depth; ++d) {
+            u32 const i = base + d * share.step;
+            if (i < values) own[d] = load(i);
+        }
+        // Under way together with what may_begin looks at.
+        if (!begun && !may_begin(args, turn)) return false;
+        begun = true;
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u32 const i = base + d * share.step;
+            if (i < values) send_to_peers(routes, turn, i, own[d]);
+        }
+#pragma unroll
+        for (u32 d = 0; d < depth; ++d) {
+            u32 const i = base + d * share.step;
+            if (i >= values) continue;
+            Value of_rank[most];
+#pragma unroll
+            for (u32 rank = 0; rank < most; ++rank) of_rank[rank] = own[d];
+            auto const at = [&](u32 rank) { return arrival(args, routes, turn, rank, i); };
+            if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::packet, at, of_rank)) return false;
+            store(i, join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args)));
+        }
     }
-    return true;
+    return begun || may_begin(args, turn);
 }
 
 template <typename Kind, typename E, typename Op, u32 most>
 MYELON_DEVICE void serve(AllReduceArgs const& args) {
     Share const share = share_of(args);
     Routes<Kind, most> const routes = routes_of<Kind, most>(args);
+    bool const whole = (args.input | args.output | args.bytes) % sizeof(typename Kind::Value) == 0;
+    // Most calls have one value a thread: their path has no branch for a second one.
+    bool const one = values_of<Kind>(args) <= share.step;
     Turn const turn = read_turn(args);
-    end_turn(args, turn, move<Kind, E, Op, most>(args, routes, share, turn));
+    bool well;
+    if (whole && one) well = move<Kind, E, Op, most, 1, true>(args, routes, share, turn);
+    else if (whole) well = move<Kind, E, Op, most, 8 / most, true>(args, routes, share, turn);
+    else well = move<Kind, E, Op, most, 1, false>(args, routes, share, turn);
+    end_turn(args, turn, well);
 }
 
 template <typename Kind, typename E, typename Op>

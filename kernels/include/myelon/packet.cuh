@@ -81,8 +81,8 @@ struct Flagged {
     static MYELON_DEVICE void send(pair64* to, u64 epoch, Value const& value) { send_packet(to, epoch, value); }
     static MYELON_DEVICE bool has_come(pair64 const& packet, u64 epoch) {
         if (weakened(Mutant::packet_flag)) return true;
-        bool const second = flag_of(packet.word[1]) == static_cast<u32>(epoch) || weakened(Mutant::packet_half);
-        return flag_of(packet.word[0]) == static_cast<u32>(epoch) && second;
+        bool const second = (flag_of(packet.word[1]) == static_cast<u32>(epoch)) | weakened(Mutant::packet_half);
+        return (flag_of(packet.word[0]) == static_cast<u32>(epoch)) & second;
     }
     static MYELON_DEVICE Value value_of(pair64 const& packet) {
         return {{static_cast<u32>(packet.word[0]), static_cast<u32>(packet.word[1])}};
@@ -117,8 +117,8 @@ struct Cell {
         st_relaxed_sys(to, pair64{{half_of(value.word[0], value.word[1]), half_of(value.word[2], value.word[3])}});
     }
     static MYELON_DEVICE bool has_come(pair64 const& cell, u64) {
-        bool const second = cell.word[1] != mark || weakened(Mutant::cell_half);
-        return cell.word[0] != mark && second;
+        bool const second = (cell.word[1] != mark) | weakened(Mutant::cell_half);
+        return (cell.word[0] != mark) & second;
     }
     static MYELON_DEVICE Value value_of(pair64 const& cell) {
         auto const low = [](u64 half) { return static_cast<u32>(half); };
@@ -130,7 +130,7 @@ struct Cell {
     // ORDER packet/turn: the mark is written before this launch ends, so before the next header that the peer waits
     // for, behind which it writes here again. Else the mark could replace that payload, and the wait for it never end.
     static MYELON_DEVICE void taken(pair64* cell) {
-        if (!weakened(Mutant::cell_kept)) st_relaxed_sys(cell, pair64{{mark, mark}});
+        if (!weakened(Mutant::cell_kept)) st_weak(cell, pair64{{mark, mark}});
     }
 };
 
@@ -159,7 +159,7 @@ MYELON_DEVICE Turn read_turn(AllReduceArgs const& args) {
 
 // Whether the call may begin: not where this rank, or a peer, has given up before.
 MYELON_DEVICE bool may_begin(AllReduceArgs const& args, Turn const& turn) {
-    if (turn.abort == 0 || weakened(Mutant::abort_ignored)) return true;
+    if (!MYELON_RARELY(turn.abort != 0) || weakened(Mutant::abort_ignored)) return true;
     note_gave_up(turn.lane, turn.epoch);
     give_up(args, WaitingFor::packet, args.rank, turn.lane, {FaultCode::aborted, turn.epoch, turn.epoch, 0}, 0);
     return false;
@@ -234,14 +234,13 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
             pair64 const* const from = at(i);
             if (from != nullptr) packet[i] = ld_relaxed_sys(from);
         }
-        u32 late = most, shown = 0;
+        bool late[most], any_late = false;
 #pragma unroll
         for (u32 i = 0; i < most; ++i) {
-            if (at(i) == nullptr || Kind::has_come(packet[i], turn.epoch)) continue;
-            late = i;
-            shown = Kind::shows(packet[i], turn.epoch);
+            late[i] = (at(i) != nullptr) & !Kind::has_come(packet[i], turn.epoch);
+            any_late |= late[i];
         }
-        if (late == most) {
+        if (!any_late) {
 #pragma unroll
             for (u32 i = 0; i < most; ++i) {
                 if (at(i) == nullptr) continue;
@@ -250,7 +249,16 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
             }
             return true;
         }
-        if (polls % polls_a_look == 0 && is_over(args, turn, what, peer == any_peer ? late : peer, shown, &start)) return false;
+        if (MYELON_RARELY(polls % polls_a_look == 0)) {
+            u32 of = peer, shown = 0;
+#pragma unroll
+            for (u32 i = 0; i < most; ++i) {
+                if (!late[i]) continue;
+                if (peer == any_peer) of = i;
+                shown = Kind::shows(packet[i], turn.epoch);
+            }
+            if (is_over(args, turn, what, of, shown, &start)) return false;
+        }
         pause();
     }
 }
@@ -327,7 +335,7 @@ MYELON_DEVICE pair64* arrival(AllReduceArgs const& args, Routes<Kind, most> cons
 
 // Whether what a peer's header names is this call; else the ranks disagree.
 MYELON_DEVICE bool is_call_of(AllReduceArgs const& args, Turn const& turn, u32 peer, u64 seen) {
-    if (seen == args.call || weakened(Mutant::call_ignored)) return true;
+    if (!MYELON_RARELY(seen != args.call) || weakened(Mutant::call_ignored)) return true;
     note_gave_up(turn.lane, turn.epoch);
     give_up(args, WaitingFor::packet, peer, turn.lane, {FaultCode::disagreement, turn.epoch, turn.epoch, 0}, seen);
     return false;

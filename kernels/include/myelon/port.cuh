@@ -39,9 +39,14 @@
 //   weakened(mutant) note_gave_up(lane, sequence)   for the simulator: false, and nothing, elsewhere
 //   f32_from_f16 f16_from_f32 bf16_from_f32   conversions of bits, round to nearest even
 //
+//   MYELON_RARELY(condition)               the same condition
 //   MYELON_DEVICE                          in front of a function that the kernels call
 //   MYELON_KERNEL(name) MYELON_THREADS_MAX an entry that is launched with one AllReduceArgs
 #pragma once
+
+// A condition that hardly ever holds: what it guards is laid out behind all else, out of the way of a call that takes
+// a microsecond or two and fetches its instructions meanwhile.
+#define MYELON_RARELY(condition) __builtin_expect(static_cast<bool>(condition), false)
 
 #if defined(__CUDACC__)
 #include "myelon/ptx.cuh"

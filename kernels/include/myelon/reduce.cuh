@@ -171,11 +171,16 @@ MYELON_DEVICE Vector join_ranks(Vector const (&of_rank)[most], u32 ranks, u32 di
             for (u32 i = 0; i < count; ++i) acc[i] = Op::template join<E>(acc[i], E::widen(in.unit[i]));
         }
     }
+    if constexpr (E::is_float && Op::positive_zero) {
+        if (MYELON_RARELY(divisor != 1)) {
+#pragma unroll
+            for (u32 i = 0; i < count; ++i) acc[i] = acc[i] / static_cast<typename E::Acc>(divisor);
+        }
+    }
     Units<E, Vector> out;
 #pragma unroll
     for (u32 i = 0; i < count; ++i) {
         if constexpr (E::is_float && Op::positive_zero) {
-            if (divisor != 1) acc[i] = acc[i] / static_cast<typename E::Acc>(divisor);
             out.unit[i] = E::narrow(acc[i]);
             if (E::is_zero(out.unit[i])) out.unit[i] = 0;
         } else {
