@@ -114,7 +114,7 @@ Examples:
   Calls by packets only, more of them in a row
     myelon simulate --algo one-shot,two-shot --calls 3..=6
   Calls of floats by cells only, with small inboxes
-    myelon simulate --algo one-shot-lamport,two-shot-lamport --datatype float --inbox 2,8
+    myelon simulate --algo one-shot-lamport,two-shot-lamport -d f16,bf16,f32,f64 --inbox 2,8
   Look for ten minutes among all numbers of ranks
     myelon simulate --ranks 2..=8 --until 10m
   What a missing fence does, with a picture
