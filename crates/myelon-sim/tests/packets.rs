@@ -110,3 +110,18 @@ fn idle_threads_keep_silence_too() {
         }
     }
 }
+
+/// The same of what is called: a peer that still waits in an earlier call would take the number of a later one for its own
+/// call's, and say that ranks disagree.
+#[test]
+fn calls_behind_one_that_gave_up_are_not_named() {
+    for algorithm in Algorithm::ALL {
+        for seed in 0..10 {
+            let calls = Simulation::new(2).sum_by(OneShot, "f16", 5);
+            let calls =
+                calls.sum_by(TwoShot, "f16", 6).sum_by(algorithm, "f32", 0).sum_by(algorithm, "f32", 1);
+            let told = Mishap::Aborted { rank: 0, after: 20 * seed as u32, alone: false };
+            calls.mishap(told).run(seed).unwrap_or_else(|failure| panic!("{algorithm}: {failure}"));
+        }
+    }
+}

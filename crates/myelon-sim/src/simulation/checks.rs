@@ -149,7 +149,7 @@ struct GaveUp {
 
 /// R8, F4: a block that gave up in a round tells nobody of that round, of a later one, or of a later lane, and
 /// moves no cursor. A thread that gave up writes no packet and no cell, moves no epoch and writes no output. Behind a launch in which
-/// a wait gave up, the rank's later launches write nothing but what they call.
+/// a wait gave up, the rank's later launches write nothing, also not what they call.
 #[derive(Default)]
 struct Silence {
     gave_up: Vec<GaveUp>,
@@ -191,7 +191,7 @@ impl Silence {
     }
 
     fn behind(&self, seen: &Seen) -> Verdict {
-        let of_fault = matches!(seen.spot, Spot::Abort | Spot::Recorded | Spot::Calling | Spot::Call);
+        let of_fault = matches!(seen.spot, Spot::Abort | Spot::Recorded);
         if matches!(seen.access, Access::Read(_)) || of_fault {
             return Ok(());
         }
