@@ -277,7 +277,9 @@ MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     using Unit = typename E::Unit;
     switch (static_cast<Role>(block_index() / args.workers)) {
         case Role::scatter:
-            if (block_index() == 0 && thread_index() == 0) say_call(args);
+            // Not where this rank has given up before: a peer that still waits by packets in an earlier call would take
+            // the number of this one for its own call's.
+            if (block_index() == 0 && thread_index() == 0 && may_say_call(args)) say_call(args);
             return for_lanes(args, [&](u32 lane) { return scatter_role<Unit>(args, lane); });
         case Role::reduce: return for_lanes(args, [&](u32 lane) { return reduce_role<E, Op>(args, lane); });
         case Role::gather: return for_lanes(args, [&](u32 lane) { return gather_role<Unit>(args, lane); });

@@ -162,7 +162,8 @@ pub struct PlanFlags {
     /// How plans are chosen: auto (what measures best), harness or yali (the heuristics of the ancestors)
     #[arg(long, value_name = "auto|harness|yali", help_heading = "Plan")]
     pub policy: Option<Policy>,
-    /// Force the algorithm: one-shot, two-shot, direct or ring; refused where it cannot run
+    /// Force the algorithm: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct or ring; refused where it
+    /// cannot run
     #[arg(long, value_name = "NAME", help_heading = "Plan")]
     pub algo: Option<Algorithm>,
     /// What buffers calls may have: windows (all ranks reach them: 'direct' can run) or any

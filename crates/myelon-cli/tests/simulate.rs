@@ -21,7 +21,7 @@ fn the_kernels_as_they_are_pass() {
     for word in ["ranks 4", "types all", "nothing found  20 seeds", "seeds a minute"] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
-    for algorithm in ["one-shot", "two-shot", "direct", "ring"] {
+    for algorithm in ["one-shot", "two-shot", "one-shot-lamport", "two-shot-lamport", "direct", "ring"] {
         let (stdout, _) = run(0, &["simulate", "--seeds", "0..20", "--algo", algorithm]);
         assert!(stdout.contains(&format!("algorithms {algorithm}, ")), "{stdout}");
     }
@@ -34,9 +34,14 @@ fn the_kernels_as_they_are_pass() {
 /// The table and the JSON of the same search say the same, and so does its replay.
 #[test]
 fn a_mutant_fails_and_its_replay_fails_at_the_same_seed() {
-    for mutant in
-        ["ring/credit.gate", "packet/header.none", "direct/end.early", "fault/record.twice", "bulk/credit"]
-    {
+    for mutant in [
+        "ring/credit.gate",
+        "packet/header.none",
+        "packet/cell.kept",
+        "direct/end.early",
+        "fault/record.twice",
+        "bulk/credit",
+    ] {
         let flags = ["--mutant", mutant, "--lanes", "1"];
         let (stdout, _) = run(1, &[&["simulate"], &flags[..]].concat());
         let replay = stdout.lines().find_map(|line| line.strip_prefix("again with     myelon ")).unwrap();
@@ -126,7 +131,8 @@ fn bad_usage_is_refused_with_what_is_known() {
         (&["--capacity", "1,3"], "powers of two"),
         (&["--slot-bytes", "24"], "multiples of 16"),
         (&["--inbox", "3"], "even numbers"),
-        (&["--algo", "tree"], "one-shot, two-shot, direct, ring"),
+        (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring"),
+        (&["--algo", "one-shot-lamport", "-d", "i32"], "carries floats only"),
         (&["--until", "30"], "30s, 10m or 2h"),
         (&["-d", "f33"], "f16, bf16, f32"),
         (&["--mutant", "ring/none"], "ring/publish.fence"),

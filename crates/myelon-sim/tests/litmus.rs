@@ -13,7 +13,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use Op::*;
-use myelon_sim::model::{Address, CopyKind, Device, Grid, Order, Schedule, Scope, Thread, World};
+use myelon_sim::model::{
+    Action, Address, Check, CopyKind, Device, Event, Grid, Order, Place, Schedule, Scope, Thread, World,
+};
 
 const SEEDS: u64 = 1200;
 const LOCATIONS: usize = 6;
@@ -239,6 +241,58 @@ fn coherence() {
     // Ordered stores of two threads: the later one stays.
     let seen = apart(&[&[W(X, 1), Rel(Y, 1)], &[Await(Y), W(X, 2), Rel(Z, 1)], &[Await(Z), R(X)]]);
     assert_eq!(seen, set(&["2"]));
+}
+
+/// What a store of a word that others have stored to comes behind, thread by thread: `y` where it knew of every earlier
+/// store, so that none can end up behind it, `n` where one could.
+struct Behind(Rc<RefCell<String>>);
+
+impl Check for Behind {
+    fn name(&self) -> &'static str {
+        "behind"
+    }
+
+    fn observe(&mut self, event: &Event, _: &Place) -> Result<(), String> {
+        if let Action::Store { at, behind_all, .. } = event.action
+            && at.offset() == 8 * X
+        {
+            self.0.borrow_mut().push(if behind_all { 'y' } else { 'n' });
+        }
+        Ok(())
+    }
+}
+
+/// 2+2W is not shown, but whether a store could end up in front of an earlier one is.
+#[test]
+fn stores_know_what_they_come_behind() {
+    let stores_of = |threads: &[&[Op]]| {
+        let one = |seed: u64| {
+            let seen: Rc<RefCell<String>> = Rc::default();
+            let mut world = World::new(seed, Schedule::Random);
+            let memory = world.memory("x", 8 * LOCATIONS, 8);
+            world.check(Box::new(Behind(seen.clone())));
+            for (number, ops) in threads.iter().enumerate() {
+                let ops = ops.to_vec();
+                world.thread(Device::Gpu(number as u32), number as u32, move |t| {
+                    ops.iter().for_each(|&op| act(t, memory, op, &mut Vec::new()));
+                });
+            }
+            world.run().expect("no rule is broken");
+            seen.take()
+        };
+        (0..SEEDS).map(one).collect::<BTreeSet<String>>()
+    };
+    assert_eq!(stores_of(&[&[W(X, 1), W(X, 2)]]), set(&["yy"]));
+    assert_eq!(stores_of(&[&[W(X, 1)], &[W(X, 2)]]), set(&["yn"]));
+    // Handed over by a pair, by fences; by one end of a pair only; and seen in the word itself.
+    assert_eq!(stores_of(&[&[W(X, 1), Rel(Y, 1)], &[Await(Y), W(X, 2)]]), set(&["yy"]));
+    let told = [&[W(X, 1), Fence, W(Y, 1)][..], &[AwaitRelaxed(Y), Fence, W(X, 2)]];
+    assert_eq!(stores_of(&told), set(&["yy"]));
+    assert_eq!(stores_of(&[&[W(X, 1), W(Y, 1)], &[Await(Y), W(X, 2)]]), set(&["yn"]));
+    assert_eq!(stores_of(&[&[W(X, 1), Rel(Y, 1)], &[AwaitRelaxed(Y), W(X, 2)]]), set(&["yn"]));
+    assert_eq!(stores_of(&[&[W(X, 1)], &[AwaitRelaxed(X), W(X, 2)]]), set(&["yy"]));
+    // Of three, the middle one is known and the last is not.
+    assert_eq!(stores_of(&[&[W(X, 1), Rel(Y, 1), W(X, 3)], &[Await(Y), W(X, 2)]]), set(&["yyn"]));
 }
 
 /// WRC and ISA2: what one thread has acquired, another learns from it. Cumulativity.

@@ -2,8 +2,8 @@
 //! every mishap, not with 2 to 8 ranks, not with the priorities of a bad day.
 //!
 //! Catches: races, laps, credit, ownership, silence, progress, wrong results and records, of the text that the
-//! GPU runs. Cannot catch: what the model leaves out (docs/protocols/memory-model.md), and arithmetic of
-//! floats; tests/tests/host_kernel.rs is for those.
+//! GPU runs. Cannot catch: what the model leaves out (docs/protocols/memory-model.md), and a GPU's arithmetic of
+//! floats.
 
 use myelon_lanes::Algorithm;
 use myelon_sim::model::Schedule;
@@ -58,11 +58,14 @@ fn every_mishap_in_the_middle_of_many_chunks() {
 /// Each mishap with each algorithm, which may meet any other where counts differ.
 #[test]
 fn every_mishap_with_every_algorithm() {
-    for algorithm in Algorithm::ALL {
-        for mishap in Algorithm::ALL.into_iter().flat_map(every_mishap) {
+    for (algorithm, other) in Algorithm::ALL.into_iter().flat_map(|one| Algorithm::ALL.map(|two| (one, two)))
+    {
+        let floats = algorithm.needs_floats() || other.needs_floats();
+        let (small, large) = if floats { ("f16", "f32") } else { ("u8", "i32") };
+        for mishap in every_mishap(other) {
             for seed in 0..4 {
-                let calls = Simulation::new(4).lanes(2).inbox(2, 24).sum_by(algorithm, "u8", 100);
-                let run = calls.sum_by(algorithm, "i32", 30).mishap(mishap).trace(40).run(seed);
+                let calls = Simulation::new(4).lanes(2).inbox(2, 24).sum_by(algorithm, small, 90);
+                let run = calls.sum_by(algorithm, large, 30).mishap(mishap).trace(40).run(seed);
                 run.unwrap_or_else(|failure| panic!("{algorithm}, {mishap:?}: {failure}"));
             }
         }
@@ -124,6 +127,14 @@ fn what_is_no_case_is_refused_and_not_run() {
         (
             one().sum("i31", 1),
             "call 1: type must be f16, bf16, f32, f64, i8, u8, i32, u32, i64, u64, not i31",
+        ),
+        (
+            one().sum_by(Algorithm::OneShotLamport, "i32", 1),
+            "call 1: type must be f16, bf16, f32, f64 by one-shot-lamport, not i32",
+        ),
+        (
+            one().mishap(Mishap::OtherCount { rank: 1, algorithm: Algorithm::TwoShotLamport }),
+            "call 0: type must be f16, bf16, f32, f64 by two-shot-lamport, not i32",
         ),
         (call(|call| call.op = "avg"), "call 0: operation must be sum, prod, min, max, not avg"),
         (call(|call| call.elements = 1 << 40), "call 0: elements must be 0 to 16777216, not 1099511627776"),

@@ -25,6 +25,11 @@ MYELON_DEVICE void say_call(AllReduceArgs const& args) {
     st_relaxed_sys(calling_word(args, args.rank), number << calls_shift | checksum);
 }
 
+// Whether this rank has not given up, as far as a launch that does not ask at its beginning can see.
+MYELON_DEVICE bool may_say_call(AllReduceArgs const& args) {
+    return ld_relaxed_sys(abort_word(args, args.rank)) == 0 || weakened(Mutant::abort_ignored);
+}
+
 // The sequence that the next slot of `role` in `lane` will have. Read and written by this rank only.
 MYELON_DEVICE u64* cursor_word(AllReduceArgs const& args, Role role, u32 lane) {
     u64* const cursors = reinterpret_cast<u64*>(args.window[args.rank] + args.cursor_offset);

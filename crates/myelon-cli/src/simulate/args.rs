@@ -28,7 +28,8 @@ pub struct Simulate {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N", help_heading = "Seeds")]
     pub threads: Option<u16>,
 
-    /// What calls are made of: one-shot two-shot direct ring, with commas between them, or all
+    /// What calls are made of: one-shot two-shot one-shot-lamport two-shot-lamport direct ring, with commas between
+    /// them, or all; the lamports carry floats only
     #[arg(long, default_value = "all", value_parser = algorithms, value_name = "NAMES", help_heading = "Cases")]
     pub algo: Algorithms,
     /// Ranks, 2 to 8
@@ -43,7 +44,7 @@ pub struct Simulate {
     /// Payload bytes of a slot, multiples of 16
     #[arg(long, default_value_t = List(plain().piece_bytes), value_parser = slot_bytes, value_name = "LIST", help_heading = "Cases")]
     pub slot_bytes: List,
-    /// Packets of payload that an inbox has room for, even numbers
+    /// Packets of payload that an inbox has room for, even numbers; there is room for as much in cells
     #[arg(long, default_value_t = List(plain().inbox_packets), value_parser = inbox_packets, value_name = "LIST", help_heading = "Cases")]
     pub inbox: List,
     /// Slots after which credit is returned, at most the capacity
@@ -94,7 +95,7 @@ copies under a scheduler that the seed drives. A load may return an older value 
 PTX lets it, and time is simulated. Not all that PTX allows is shown: what is left out stands in \
 docs/protocols/memory-model.md.
 
-What is looked at, in every step: races, credit, laps, ownership, order of words, turns of packets, epochs, \
+What is looked at, in every step: races, credit, laps, ownership, order of words, turns of packets and cells, what is in a cell, epochs, \
 whose buffers are touched when, silence of who gave up, barriers, progress. At the end: every rank's result bit by bit against a reference, inputs unchanged, \
 records that name who was at fault, slots and cursors at rest.
 
@@ -112,6 +113,8 @@ Examples:
     myelon simulate --ranks 4 --seeds 2000..9000
   Calls by packets only, more of them in a row
     myelon simulate --algo one-shot,two-shot --calls 3..=6
+  Calls of floats by cells only, with small inboxes
+    myelon simulate --algo one-shot-lamport,two-shot-lamport -d f16,bf16,f32,f64 --inbox 2,8
   Look for ten minutes among all numbers of ranks
     myelon simulate --ranks 2..=8 --until 10m
   What a missing fence does, with a picture
@@ -121,9 +124,9 @@ Examples:
 
 Exit code: 0 nothing was found; 1 a seed broke a rule, or the run failed; 2 bad usage or a bad setting.";
 
-/// What cases may be where no flag says otherwise: the simulator's default, of all types.
+/// What cases may be where no flag says otherwise: the simulator's default.
 pub fn plain() -> Limits {
-    Limits { types: TYPES.iter().map(|known| known.0).collect(), ..Limits::default() }
+    Limits::default()
 }
 
 fn movers(limits: &Limits) -> Numbers {
@@ -182,6 +185,17 @@ impl Simulate {
             mishaps: !self.no_mishaps,
             any_first: !self.from_zero,
         }
+    }
+
+    /// Refuses types of which no algorithm carries any.
+    pub fn check_types(&self) -> Result<(), String> {
+        let is_float = |name: &&str| TYPES.iter().any(|known| known.0 == *name && !known.2);
+        if self.datatype.0.iter().any(is_float)
+            || !self.algo.0.iter().all(|algorithm| algorithm.needs_floats())
+        {
+            return Ok(());
+        }
+        Err(format!("--algo {} carries floats only, and --datatype {} has none", self.algo, self.datatype))
     }
 
     /// Refuses cases that could take more steps than the simulator lets pass before it says that nobody ends.
@@ -326,13 +340,25 @@ mod tests {
     }
 
     #[test]
+    fn integers_by_cells_alone_are_refused() {
+        let check = |algo: &str, types: &str| parse(&["--algo", algo, "-d", types]).unwrap().check_types();
+        let refused = check("one-shot-lamport,two-shot-lamport", "i32,u8").unwrap_err();
+        assert_eq!(
+            refused,
+            "--algo one-shot-lamport,two-shot-lamport carries floats only, and --datatype u8,i32 has none"
+        );
+        assert_eq!(check("two-shot-lamport", "i32,f16"), Ok(()));
+        assert_eq!(check("two-shot-lamport,ring", "i32"), Ok(()));
+    }
+
+    #[test]
     fn algorithms_are_a_list_of_names_or_all() {
         assert_eq!(algorithms("all").unwrap().to_string(), "all");
         assert_eq!(
             algorithms("ring,direct,ring").unwrap(),
             Algorithms(vec![Algorithm::Direct, Algorithm::Ring])
         );
-        assert!(algorithms("ring,tree").unwrap_err().contains("one-shot, two-shot, direct, ring"));
+        assert!(algorithms("ring,tree").unwrap_err().contains("one-shot, two-shot, one-shot-lamport,"));
         assert!(algorithms("").is_err());
     }
 

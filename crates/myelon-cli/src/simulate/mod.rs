@@ -46,6 +46,7 @@ pub fn run(args: &Simulate) -> Result<bool, Failure> {
         }
         plot::try_path(path).map_err(|error| Failure::Usage(format!("--timeline {error}")))?;
     }
+    args.check_types().map_err(Failure::Usage)?;
     args.check_size().map_err(Failure::Usage)?;
     let hunt = hunt(args);
     report::header(args, &hunt)?;

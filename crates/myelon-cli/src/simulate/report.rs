@@ -174,6 +174,7 @@ fn json_case(case: &Case) -> Value {
         "first": shape.first,
         "inbox_lanes": shape.inbox.lanes,
         "inbox_packets": shape.inbox.packets,
+        "inbox_cells": shape.inbox.cells,
         "movers": case.movers,
         "skew": case.skew,
         "calls": calls.collect::<Vec<Value>>(),

@@ -25,7 +25,12 @@ pub fn case(case: &Case) -> Vec<(String, String)> {
         ),
         row(
             "inbox",
-            format!("{}, {}", count(shape.inbox.lanes, "lane"), count(shape.inbox.packets, "packet")),
+            format!(
+                "{}, {}, {}",
+                count(shape.inbox.lanes, "lane"),
+                count(shape.inbox.packets, "packet"),
+                count(shape.inbox.cells, "cell")
+            ),
         ),
         row("blocks", format!("{} and a signal warp", count(case.movers as usize, "mover"))),
     ];
@@ -38,7 +43,7 @@ pub fn case(case: &Case) -> Vec<(String, String)> {
     rows
 }
 
-/// The failure as an expression of Rust that runs it again, such as a test needs. Floats need a reference, too.
+/// The failure as an expression of Rust that runs it again, such as a test needs.
 pub fn expression(case: &Case, mutant: Mutant, seed: u64) -> String {
     let shape = &case.shape;
     let mut words = format!(
@@ -167,7 +172,7 @@ mod tests {
             words(&simulation),
             "ranks: 3\n\
              rings: 1 lane, 1 slot of 48 bytes each, credit after 1 slot, from sequence 0\n\
-             inbox: 1 lane, 16 packets\n\
+             inbox: 1 lane, 16 packets, 8 cells\n\
              blocks: 1 mover and a signal warp\n\
              call 0: ring: i32 sum of 1 element, out of place, on 1 lane by 1 block a role, 48 bytes a slot\n\
              call 1: two-shot: u8 sum of 20 elements, out of place, on 1 lane\n\

@@ -18,7 +18,8 @@ use crate::sizes::Step;
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP)]
 pub struct Sweep {
-    /// Whose settings: one-shot, two-shot, direct or ring, in the automatic plan too [default: ring]
+    /// Whose settings: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct or ring, in the automatic plan too
+    /// [default: ring]
     #[arg(long, value_name = "NAME", help_heading = "Settings")]
     pub algo: Option<Algorithm>,
     /// Lanes to try, such as 1,2,4,8 [default: around the automatic plan]
@@ -284,7 +285,7 @@ mod tests {
             (&["--slot-bytes", "8KB"], "ambiguous"),
             (&["--slot-bytes", "4G"], "4 GiB"),
             (&["--lanes-per-worker", "0"], "1 lane at least"),
-            (&["--algo", "tree"], "one-shot, two-shot, direct, ring"),
+            (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring"),
             (&["--threads", "few"], "needed a whole number or auto"),
             (&["--blocks", "3", "--lanes-per-worker", "1"], "cannot be used with"),
             (&["--turns", "0"], "--turns"),

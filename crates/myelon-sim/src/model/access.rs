@@ -79,6 +79,7 @@ impl Core {
     pub(super) fn store(&mut self, id: ThreadId, at: Address, value: u64, order: Order, scope: Scope) {
         let Some(word) = self.word(id, at, scope, Kind::StrongWrite) else { return };
         let thread = &self.threads[id as usize];
+        let behind_all = thread.view.seen(word) == self.memory.words[word as usize].last();
         let released = match order {
             Order::Relaxed => thread.released.clone(),
             Order::Ordered => Some(Rc::new(thread.view.clone())),
@@ -87,7 +88,7 @@ impl Core {
         if order == Order::Ordered {
             self.advance(id);
         }
-        self.emit(id, Action::Store { at, value });
+        self.emit(id, Action::Store { at, value, behind_all });
     }
 
     /// A relaxed exchange at system scope: reads the newest store, and goes on with what that one released.

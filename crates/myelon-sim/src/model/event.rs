@@ -36,6 +36,8 @@ pub enum Action {
         at: Address,
         /// What was stored.
         value: u64,
+        /// Whether the thread knew of every earlier store of the word, so that none of them can end up behind this one.
+        behind_all: bool,
     },
     /// An atomic exchange.
     Exchange {

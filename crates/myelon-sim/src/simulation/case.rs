@@ -8,7 +8,7 @@ use myelon_ring::RingError;
 use crate::launch::Shape;
 use crate::model::Schedule;
 
-/// Element types of the kernels: name, bytes, whether the integers' reference covers it.
+/// Element types of the kernels: name, bytes, whether they are integers.
 pub const TYPES: [(&str, usize, bool); 10] = [
     ("f16", 2, false),
     ("bf16", 2, false),
@@ -49,7 +49,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether it goes by packets, and so takes an epoch.
+    /// Whether it goes by packets or cells, and so takes an epoch.
     pub fn is_of_packets(&self) -> bool {
         self.algorithm != Algorithm::Ring
     }
@@ -125,8 +125,8 @@ pub enum Mishap {
     Overwritten {
         /// Which one.
         rank: usize,
-        /// A gating word, else a sequence word. Where the first call goes by packets: a packet of the payload or,
-        /// with the direct algorithm, of the first lane; else a header, of the last lane.
+        /// A gating word, else a sequence word. Where the first call goes by packets: a packet of the payload, or of
+        /// the first lane where the payload is not in packets (cells tell no epoch); else a header, of the last lane.
         gating: bool,
     },
 }
@@ -295,6 +295,10 @@ impl Call {
         let operations = &OPERATIONS[..if integer { 4 } else { 5 }];
         if !operations.contains(&self.op) {
             return Err(("operation", operations.join(", "), self.op.into()));
+        }
+        if integer && self.algorithm.needs_floats() {
+            let floats: Vec<&str> = TYPES.iter().filter(|known| !known.2).map(|known| known.0).collect();
+            return Err(("type", format!("{} by {}", floats.join(", "), self.algorithm), self.dtype.into()));
         }
         within("elements", 0, (bytes_max(shape, self.algorithm) / bytes) as u64, self.elements as u64)?;
         within("skew of buffers", 0, 15, self.skewed as u64)?;

@@ -1,5 +1,5 @@
-//! The rules of docs/protocols that are looked at in every step, each a checker of its own; those of packets are in
-//! `packets.rs`.
+//! The rules of docs/protocols that are looked at in every step, each a checker of its own; those of packets and cells
+//! are in `packets.rs` and `cells.rs`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,12 +22,15 @@ struct Seen {
     window: usize,
     spot: Spot,
     access: Access,
+    /// For a store: whether nothing that was stored there before can end up behind it.
+    behind_all: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
-    Read,
     /// With the value, where it is a word's.
+    Read(Option<u64>),
+    /// Likewise.
     Write(Option<u64>),
 }
 
@@ -62,8 +65,8 @@ fn ownership(seen: &Seen) -> Verdict {
         };
     };
     let (owner, what) = match seen.spot {
-        // Packets and epochs have rules of their own.
-        Spot::Abort | Spot::Packet(_) | Spot::Epoch(_) => return Ok(()),
+        // Packets, cells and epochs have rules of their own.
+        Spot::Abort | Spot::Packet(_) | Spot::Cell(_) | Spot::Epoch(_) => return Ok(()),
         Spot::Calling | Spot::Call => (seen.window, "what it calls".into()),
         Spot::Recorded => (seen.window, "the recorded word".into()),
         Spot::Cursor(role, lane) => (seen.window, format!("the cursor of {role:?} in lane {lane}")),
@@ -121,7 +124,7 @@ fn lap(seen: &Seen, ring: Progress, capacity: u64) -> Verdict {
             }
             Err(format!("sequence {sequence:#x} of the {name} written; returned is {:#x}", ring.returned))
         }
-        Access::Read => {
+        Access::Read(_) => {
             let sequence = sequence_of(slot, ring.returned, capacity);
             if sequence.wrapping_sub(ring.returned) < ring.outstanding() {
                 return Ok(());
@@ -145,8 +148,8 @@ struct GaveUp {
 }
 
 /// R8, F4: a block that gave up in a round tells nobody of that round, of a later one, or of a later lane, and
-/// moves no cursor. A thread that gave up sends no packet, moves no epoch and writes no output. Behind a launch in which
-/// a wait gave up, the rank's later launches write nothing but what they call.
+/// moves no cursor. A thread that gave up writes no packet and no cell, moves no epoch and writes no output. Behind a launch in which
+/// a wait gave up, the rank's later launches write nothing, also not what they call.
 #[derive(Default)]
 struct Silence {
     gave_up: Vec<GaveUp>,
@@ -159,7 +162,7 @@ impl Silence {
             (Spot::Sequence(ring, _), Access::Write(Some(value))) => (ring.lane, Some(value)),
             (Spot::Gating(ring), Access::Write(Some(value))) => (ring.lane, Some(value.wrapping_sub(1))),
             (Spot::Cursor(_, lane), Access::Write(_)) => (lane, None),
-            (Spot::Packet(_) | Spot::Epoch(_), Access::Write(_)) => {
+            (Spot::Packet(_) | Spot::Cell(_) | Spot::Epoch(_), Access::Write(_)) => {
                 return self.of_thread(seen.thread, seen.spot);
             }
             _ => return Ok(()),
@@ -188,8 +191,8 @@ impl Silence {
     }
 
     fn behind(&self, seen: &Seen) -> Verdict {
-        let of_fault = matches!(seen.spot, Spot::Abort | Spot::Recorded | Spot::Calling | Spot::Call);
-        if seen.access == Access::Read || of_fault {
+        let of_fault = matches!(seen.spot, Spot::Abort | Spot::Recorded);
+        if matches!(seen.access, Access::Read(_)) || of_fault {
             return Ok(());
         }
         self.of_later_launch(seen.rank, seen.launch, seen.spot)
@@ -206,8 +209,8 @@ impl Silence {
 }
 
 /// The names of the checkers here, as violations carry them.
-pub(super) const NAMES: [&str; 8] =
-    ["ownership", "monotone", "credit", "lap", "silence", "turn", "epoch", "buffers"];
+pub(super) const NAMES: [&str; 9] =
+    ["ownership", "monotone", "credit", "lap", "silence", "turn", "cells", "epoch", "buffers"];
 
 /// Leads every access to a window past each checker.
 pub(super) struct Checks {
@@ -242,9 +245,13 @@ impl Checks {
         if let Some(number) = seen.number {
             let by = By { rank: seen.rank, number };
             match (seen.spot, seen.access) {
-                (Spot::Packet(packet), Access::Read) => self.packets.read(by, &packet)?,
+                (Spot::Packet(packet), Access::Read(_)) => self.packets.read(by, &packet)?,
                 (Spot::Packet(packet), Access::Write(value)) => {
-                    self.packets.written(by, &packet, value.unwrap_or(0))?;
+                    self.packets.written(by, &packet, value.unwrap_or(0), seen.behind_all)?;
+                }
+                (Spot::Cell(cell), Access::Read(value)) => self.packets.cells.read(by, cell, value)?,
+                (Spot::Cell(cell), Access::Write(value)) => {
+                    self.packets.cells.written(by, cell, value, seen.behind_all)?;
                 }
                 (Spot::Epoch(lane), Access::Write(_)) => self.packets.moved(by, seen.window, lane)?,
                 _ => {}
@@ -277,7 +284,7 @@ impl Checks {
         let (rank, block, launch) = (place.party as usize, place.block, first_block(place));
         let (thread, number) = (event.thread, self.launches.borrow().number(place));
         if let (Some(&Some(buffer)), Some(number)) = (self.buffers.get(at.segment()), number) {
-            let writes = access != Access::Read;
+            let writes = matches!(access, Access::Write(_));
             if writes {
                 self.silence.of_thread(thread, buffer).map_err(|message| ("silence", message))?;
                 self.silence.of_later_launch(rank, launch, buffer).map_err(|message| ("silence", message))?;
@@ -285,18 +292,21 @@ impl Checks {
             return self.packets.touched(By { rank, number }, buffer, writes);
         }
         let map = self.map.clone();
+        let behind_all = !matches!(event.action, Action::Store { behind_all: false, .. });
         for (window, spot) in map.spots(at, bytes) {
-            self.look(&Seen { rank, thread, block, launch, number, window, spot, access })?;
+            self.look(&Seen { rank, thread, block, launch, number, window, spot, access, behind_all })?;
         }
         Ok(())
     }
 
     fn look_at_event(&mut self, event: &Event, place: &Place) -> Result<(), Broken> {
         match event.action {
-            Action::Read { at, bytes } => self.look_at_all(Access::Read, at, bytes, event, place),
+            Action::Read { at, bytes } => self.look_at_all(Access::Read(None), at, bytes, event, place),
             Action::Write { at, bytes } => self.look_at_all(Access::Write(None), at, bytes, event, place),
-            Action::Load { at, .. } => self.look_at_all(Access::Read, at, 8, event, place),
-            Action::Store { at, value } | Action::Exchange { at, value, .. } => {
+            Action::Load { at, value, .. } => {
+                self.look_at_all(Access::Read(Some(value)), at, 8, event, place)
+            }
+            Action::Store { at, value, .. } | Action::Exchange { at, value, .. } => {
                 self.look_at_all(Access::Write(Some(value)), at, 8, event, place)
             }
             Action::Note { what: what @ GAVE_UP.., value } => {

@@ -7,6 +7,7 @@ use myelon_ring::WindowLayout;
 use myelon_ring::words::HEADERS;
 
 use super::case::{Call, Case};
+use super::inputs;
 use super::launches::Launches;
 use super::map::{Map, PacketName, Part};
 use super::packets::{Buffer, scrubbed_in, uses};
@@ -54,7 +55,7 @@ impl Setting {
     }
 }
 
-/// Makes windows and buffers with random contents.
+/// Makes windows and buffers with contents by lot.
 pub(super) fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, random: &mut Random) -> Setting {
     let ranks = case.shape.ranks;
     let words = layout.initial_words(case.shape.first);
@@ -75,7 +76,7 @@ pub(super) fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, ran
         for rank in 0..ranks {
             let elements = case.call_of(rank, number).elements;
             let skew = call.skewed * (rank + 1) * size % 16;
-            let given = random.bytes(elements * size);
+            let given = inputs::elements(random, call.dtype, elements);
             let input =
                 world.memory(format!("input {number} of rank {rank}"), skew + given.len(), size).plus(skew);
             world.set(input, &given);

@@ -9,7 +9,7 @@ use proptest::strategy::ValueTree;
 use super::Simulation;
 use super::case::Case;
 use super::mutants::Mutant;
-use super::reference::integers;
+use super::reference::by_element;
 use super::run::Reference;
 use super::strategies::{Limits, tree};
 use super::trace::{CaseFailure, failure_of_heritage};
@@ -56,7 +56,7 @@ pub struct Found {
 
 impl Default for Hunt {
     fn default() -> Self {
-        Self { limits: Limits::default(), mutant: Mutant::NONE, reference: integers, threads: 1, trace: 0 }
+        Self { limits: Limits::default(), mutant: Mutant::NONE, reference: by_element, threads: 1, trace: 0 }
     }
 }
 

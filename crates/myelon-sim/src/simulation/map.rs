@@ -70,6 +70,30 @@ impl std::fmt::Display for PacketName {
     }
 }
 
+/// Half a cell of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellName {
+    /// In whose window.
+    pub owner: u8,
+    /// Who sends it.
+    pub sender: u8,
+    /// For even epochs, or for odd ones.
+    pub parity: u8,
+    /// Which cell.
+    pub number: u32,
+    /// Which half of it, 0 or 1; each is an access of its own.
+    pub half: u8,
+}
+
+impl std::fmt::Display for CellName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let half = if self.half == 0 { "first" } else { "second" };
+        let parity = if self.parity == 0 { "even" } else { "odd" };
+        let Self { owner, sender, number, .. } = self;
+        write!(f, "{half} half of cell {number} {sender}->{owner}, {parity} epochs")
+    }
+}
+
 /// What lies at a place of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spot {
@@ -85,6 +109,8 @@ pub enum Spot {
     Epoch(u8),
     /// One of the inbox.
     Packet(PacketName),
+    /// Half of one of the cells.
+    Cell(CellName),
     /// Where a role will go on in a lane.
     Cursor(Role, u8),
     /// A ring's gating word.
@@ -135,7 +161,15 @@ impl Map {
             }
         }
         for owner in 0..ranks {
-            for (sender, number) in packets(layout, owner) {
+            for (sender, number) in of_senders(ranks, owner, shape.inbox.cells) {
+                for (parity, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let at = layout.cell(parity.into(), layout.place(owner, sender), number) / 8 + half;
+                    let (sender, number, half) = (sender as u8, number as u32, half as u8);
+                    let name = CellName { owner: owner as u8, sender, parity, number, half };
+                    spots[owner][at] = Spot::Cell(name);
+                }
+            }
+            for (sender, number) in of_senders(ranks, owner, layout.place_packets()) {
                 for parity in 0..2 {
                     let at = layout.packet(parity, layout.place(owner, sender), number) / 8;
                     let part = part_of(shape.inbox.lanes, number);
@@ -193,10 +227,9 @@ impl Map {
     }
 }
 
-/// The packets of an inbox: who sends it, and its number.
-fn packets(layout: &WindowLayout, owner: usize) -> impl Iterator<Item = (usize, usize)> {
-    let senders = (0..layout.ranks()).filter(move |&sender| sender != owner);
-    let numbers = layout.place_packets();
+/// What an owner has `numbers` of from every peer: who sends it, and its number.
+fn of_senders(ranks: usize, owner: usize, numbers: usize) -> impl Iterator<Item = (usize, usize)> {
+    let senders = (0..ranks).filter(move |&sender| sender != owner);
     senders.flat_map(move |sender| (0..numbers).map(move |number| (sender, number)))
 }
 

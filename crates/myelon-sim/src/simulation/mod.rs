@@ -25,9 +25,11 @@
 //! ```
 
 mod case;
+mod cells;
 mod checks;
 mod furnish;
 mod hunt;
+mod inputs;
 mod launches;
 mod map;
 mod mutants;
@@ -41,9 +43,9 @@ mod verdict;
 
 pub use case::{Call, Case, CaseError, Mishap, OPERATIONS, TYPES};
 pub use hunt::{Found, Hunt, Searched};
-pub use map::{Map, PacketName, Part, RingName, Spot};
+pub use map::{CellName, Map, PacketName, Part, RingName, Spot};
 pub use mutants::Mutant;
-pub use reference::integers;
+pub use reference::by_element;
 pub use run::Reference;
 pub use slots::{Held, Slots, Span};
 pub use strategies::Limits;
@@ -73,7 +75,8 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// `ranks` ranks with one lane, two slots a ring of 48 bytes, an inbox of 16 packets, and no calls yet.
+    /// `ranks` ranks with one lane, two slots a ring of 48 bytes, an inbox of 16 packets and 8 cells, and no calls
+    /// yet.
     pub fn new(ranks: usize) -> Self {
         let shape = Shape {
             ranks,
@@ -91,7 +94,7 @@ impl Simulation {
 
     /// A case that is there already.
     pub fn of(case: Case) -> Self {
-        Self { case, mutant: Mutant::NONE, reference: integers, trace: 0, whole: Vec::new() }
+        Self { case, mutant: Mutant::NONE, reference: by_element, trace: 0, whole: Vec::new() }
     }
 
     /// Lanes of the window; calls of [`sum`](Self::sum) use them all, whichever comes first.
@@ -101,8 +104,8 @@ impl Simulation {
         self.fit()
     }
 
-    /// Room for packets, and for as much payload in cells. The lanes of the inbox may be others than those of the rings; [`lanes`](Self::lanes) sets
-    /// both.
+    /// Room for packets, and for as much payload in cells. The lanes of the inbox may be others than those of the
+    /// rings; [`lanes`](Self::lanes) sets both.
     #[must_use]
     pub fn inbox(mut self, lanes: usize, packets: usize) -> Self {
         self.case.shape.inbox = Inbox { lanes, packets, cells: strategies::cells_of(packets) };
@@ -214,7 +217,7 @@ impl Simulation {
         self
     }
 
-    /// What results are compared with; floats need one, [`integers`], which is there, panics for them.
+    /// What results are compared with, where it is not [`by_element`].
     #[must_use]
     pub fn reference(mut self, reference: Reference) -> Self {
         self.reference = reference;

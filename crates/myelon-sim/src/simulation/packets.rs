@@ -1,4 +1,4 @@
-//! The rules of docs/protocols/packet.md that are looked at in every step, for packets, epochs and buffers.
+//! The rules of docs/protocols/packet.md that are looked at in every step, for flagged packets, epochs and buffers.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,6 +6,7 @@ use std::rc::Rc;
 use myelon_lanes::Algorithm;
 
 use super::case::Call;
+use super::cells::Cells;
 use super::launches::Launches;
 use super::map::{PacketName, Part};
 use crate::launch::Shape;
@@ -31,21 +32,39 @@ pub(super) type Broken = (&'static str, String);
 
 /// Whether a call, made by all ranks, uses a packet.
 pub(super) fn uses(call: &Call, shape: &Shape, packet: &PacketName) -> bool {
-    let packets = call.bytes().div_ceil(8);
-    let half = shape.inbox.packets / 2;
-    let piece = |of: u8| packets / shape.ranks + usize::from(usize::from(of) < packets % shape.ranks);
+    let values = Values { count: call.bytes().div_ceil(8), room: shape.inbox.packets, ranks: shape.ranks };
     match (call.algorithm, packet.part) {
         (Algorithm::Ring, _) => false,
         (_, Part::Header { lane, .. }) if usize::from(lane) >= call.lanes => false,
         (Algorithm::Direct, Part::Header { .. }) => true,
         (_, Part::Header { header, .. }) => header == 0,
-        (Algorithm::OneShot, Part::Payload(number)) => (number as usize) < packets,
-        (Algorithm::TwoShot, Part::Payload(number)) => match (number as usize).checked_sub(half) {
-            Some(summed) => summed < piece(packet.sender),
-            None => (number as usize) < piece(packet.owner),
-        },
+        (Algorithm::OneShot, Part::Payload(number)) => values.one_shot(number),
+        (Algorithm::TwoShot, Part::Payload(number)) => values.two_shot(packet.sender, packet.owner, number),
         // The payload of the others lies elsewhere.
         (_, Part::Payload(_)) => false,
+    }
+}
+
+/// The values of a payload, and the room for them from each peer.
+pub(super) struct Values {
+    pub(super) count: usize,
+    pub(super) room: usize,
+    pub(super) ranks: usize,
+}
+
+impl Values {
+    /// Whether a one-shot sends its value `number`.
+    pub(super) fn one_shot(&self, number: u32) -> bool {
+        (number as usize) < self.count
+    }
+
+    /// Whether a two-shot sends one in place `number` of the room: pieces in the first half, sums in the second.
+    pub(super) fn two_shot(&self, sender: u8, owner: u8, number: u32) -> bool {
+        let piece = |of: u8| self.count / self.ranks + usize::from(usize::from(of) < self.count % self.ranks);
+        match (number as usize).checked_sub(self.room / 2) {
+            Some(summed) => summed < piece(sender),
+            None => (number as usize) < piece(owner),
+        }
     }
 }
 
@@ -64,6 +83,7 @@ pub(super) struct Packets {
     launches: Rc<RefCell<Launches>>,
     /// By rank and call.
     done: Vec<Vec<Done>>,
+    pub(super) cells: Cells,
     /// The first packet that a call had to scrub and has left as it was: it does harm much later, if ever.
     unscrubbed: Rc<Cell<Option<(usize, usize)>>>,
 }
@@ -76,7 +96,8 @@ impl Packets {
         unscrubbed: Rc<Cell<Option<(usize, usize)>>>,
     ) -> Self {
         let one = Done { moved: vec![0; shape.inbox.lanes], ..Done::default() };
-        Self { shape: *shape, launches, done: vec![vec![one; calls]; shape.ranks], unscrubbed }
+        let done = vec![vec![one; calls]; shape.ranks];
+        Self { shape: *shape, cells: Cells::new(shape, launches.clone()), launches, done, unscrubbed }
     }
 
     pub(super) fn gave_up(&mut self, by: By) {
@@ -92,8 +113,15 @@ impl Packets {
     }
 
     /// P1: a packet that the call uses is written by its sender, any other by its owner. P3: with this epoch, in this
-    /// epoch's place, and when its owner has come to the end of the epoch that was there before.
-    pub(super) fn written(&mut self, by: By, packet: &PacketName, value: u64) -> Result<(), Broken> {
+    /// epoch's place, when its owner has come to the end of the epoch that was there before, and behind all that was
+    /// stored there, in the order of memory too.
+    pub(super) fn written(
+        &mut self,
+        by: By,
+        packet: &PacketName,
+        value: u64,
+        behind_all: bool,
+    ) -> Result<(), Broken> {
         let launches = self.launches.borrow();
         let call = launches.call(by.rank, by.number);
         let (owner, sends) = (usize::from(packet.owner), by.rank == usize::from(packet.sender));
@@ -119,6 +147,14 @@ impl Packets {
                 before - 1
             );
             return Err(("turn", message));
+        }
+        // Ranks whose calls differ may send and scrub the same packet; they do not go on.
+        let peer = usize::from(if sends { packet.owner } else { packet.sender });
+        if !behind_all && launches.call(peer, by.number) == call {
+            return Err((
+                "turn",
+                format!("rank {} wrote the {packet}; nothing orders that behind what was there", by.rank),
+            ));
         }
         if !sends {
             self.done[by.rank][by.number].scrubbed.push(*packet);
@@ -157,6 +193,7 @@ impl Packets {
                 format!("call {number} of rank {rank} ended without moving lane {lane}'s epoch"),
             ));
         }
+        self.cells.ended(by)?;
         let epoch = self.shape.first.wrapping_add(launches.epochs_before(by.rank, by.number));
         for sender in (0..self.shape.ranks).filter(|&sender| sender != by.rank) {
             let packet = scrubbed_in(epoch, &self.shape, by.rank, sender);

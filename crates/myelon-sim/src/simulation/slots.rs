@@ -69,7 +69,7 @@ impl Follow<'_> {
     fn look(&mut self, event: &Event) {
         let (at, bytes, stored, span) = match event.action {
             Action::Write { at, bytes } => (at, bytes, None, Span::Written),
-            Action::Store { at, value } => (at, 8, Some(value), Span::Written),
+            Action::Store { at, value, .. } => (at, 8, Some(value), Span::Written),
             Action::Read { at, bytes } => (at, bytes, None, Span::Read),
             Action::Load { at, .. } => (at, 8, None, Span::Read),
             _ => return,
@@ -188,11 +188,14 @@ mod tests {
 
         fn publish(&mut self, step: u64, sequence: u64) {
             let slot = (sequence & 1) as usize;
-            self.at(step, Action::Store { at: self.sequence.plus(8 * slot), value: sequence });
+            self.at(
+                step,
+                Action::Store { at: self.sequence.plus(8 * slot), value: sequence, behind_all: true },
+            );
         }
 
         fn release(&mut self, step: u64, gating: u64) {
-            self.at(step, Action::Store { at: self.gating, value: gating });
+            self.at(step, Action::Store { at: self.gating, value: gating, behind_all: true });
         }
 
         fn spans(&self) -> Vec<(u8, Span, u64, u64)> {
@@ -241,7 +244,7 @@ mod tests {
     fn a_slot_without_payload_has_a_trailer_and_unread_slots_may_be_returned() {
         let mut window = Window::new();
         let trailer = window.data.plus(16);
-        window.at(1, Action::Store { at: trailer, value: 7 });
+        window.at(1, Action::Store { at: trailer, value: 7, behind_all: true });
         window.publish(2, 6);
         window.at(3, Action::Load { at: trailer, value: 7, stale: false });
         window.publish(4, 7);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use myelon_lanes::Algorithm;
 use myelon_ring::Inbox;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -16,7 +16,8 @@ use crate::model::{Random, Schedule};
 /// What cases may be.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// What calls are made of.
+    /// What calls are made of. Those that carry floats only are left out of calls of integers; one of them must
+    /// carry one of `types`.
     pub algorithms: Vec<Algorithm>,
     /// Ranks, within 2 to 8.
     pub ranks: RangeInclusive<usize>,
@@ -26,7 +27,7 @@ pub struct Limits {
     pub capacities: Vec<usize>,
     /// Payload bytes of a slot, multiples of 16.
     pub piece_bytes: Vec<usize>,
-    /// Packets of payload that an inbox has room for, even numbers.
+    /// Packets of payload that an inbox has room for, even numbers; it has room for as much in cells.
     pub inbox_packets: Vec<usize>,
     /// Slots after which credit is returned; no more than the capacity is used.
     pub credit_batches: RangeInclusive<usize>,
@@ -46,7 +47,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Small systems in which everything happens: 2 to 4 ranks, integers.
+    /// Small systems in which everything happens: 2 to 4 ranks, all types.
     fn default() -> Self {
         Self {
             algorithms: Algorithm::ALL.to_vec(),
@@ -59,7 +60,7 @@ impl Default for Limits {
             movers: 1..=2,
             calls: 1..=3,
             chunks: 0..=8,
-            types: TYPES.iter().filter(|known| known.2).map(|known| known.0).collect(),
+            types: TYPES.iter().map(|known| known.0).collect(),
             mishaps: true,
             any_first: true,
         }
@@ -104,22 +105,32 @@ pub(super) fn cells_of(packets: usize) -> usize {
     packets.div_ceil(2).next_multiple_of(2)
 }
 
+/// Whether an algorithm carries elements of a type.
+fn carries(algorithm: Algorithm, dtype: &str) -> bool {
+    !algorithm.needs_floats() || TYPES.iter().any(|known| known.0 == dtype && !known.2)
+}
+
 /// Calls that a window of that shape can carry.
+///
+/// # Panics
+///
+/// Where no algorithm of the limits carries a type of theirs.
 pub fn calls(limits: &Limits, shape: Shape) -> impl Strategy<Value = Call> + use<> {
     let types: Vec<_> = TYPES.iter().filter(|known| limits.types.contains(&known.0)).copied().collect();
+    let types_of = move |algorithm| {
+        types.iter().filter(|known| carries(algorithm, known.0)).copied().collect::<Vec<_>>()
+    };
+    let algorithms: Vec<Algorithm> =
+        limits.algorithms.iter().copied().filter(|&algorithm| !types_of(algorithm).is_empty()).collect();
     let placement = (any::<bool>(), 0usize..4);
     let lanes = shape.lanes.max(shape.inbox.lanes);
     let plan = (1..=lanes, 1..=lanes, 1..=shape.piece_bytes / 16);
     // Whole chunks, and a few bytes more or less.
     let size = (limits.chunks.clone(), 0usize..40);
-    let what = (select(limits.algorithms.clone()), select(types), 0..OPERATIONS.len());
+    let what = (select(algorithms), any::<Index>(), 0..OPERATIONS.len());
     (what, placement, plan, size).prop_map(
-        move |(
-            (algorithm, (dtype, bytes, integer), op),
-            placement,
-            (lanes, workers, vectors),
-            (chunks, odd),
-        )| {
+        move |((algorithm, dtype, op), placement, (lanes, workers, vectors), (chunks, odd))| {
+            let (dtype, bytes, integer) = *dtype.get(&types_of(algorithm));
             let op = OPERATIONS[if integer { op.min(3) } else { op }];
             let (in_place, skewed) = placement;
             let wanted = (chunks * shape.ranks * shape.piece_bytes + odd).saturating_sub(20) / bytes;
@@ -157,11 +168,12 @@ pub fn mishaps(limits: &Limits, ranks: usize) -> impl Strategy<Value = Option<Mi
     ]
 }
 
-/// The mishap, or where another algorithm cannot carry another count, the same with the algorithm of the others.
+/// The mishap, or where another algorithm cannot carry that type or count, the same with the algorithm of the others.
 fn possible(mishap: Mishap, shape: &Shape, calls: &[Call]) -> Mishap {
     match (mishap, calls.last()) {
         (Mishap::OtherCount { rank, algorithm }, Some(call))
-            if call.bytes() + call.element_bytes() > bytes_max(shape, algorithm) =>
+            if !carries(algorithm, call.dtype)
+                || call.bytes() + call.element_bytes() > bytes_max(shape, algorithm) =>
         {
             Mishap::OtherCount { rank, algorithm: call.algorithm }
         }

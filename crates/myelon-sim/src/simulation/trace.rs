@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use myelon_ring::words::Role;
+use myelon_ring::words::{MARK, Role};
 
 use super::case::Case;
 use super::furnish::Setting;
@@ -102,7 +102,7 @@ fn what(action: Action, name: impl Fn(Address) -> String) -> Option<String> {
         Action::Load { at, value, stale } => {
             format!("sees {} in {}{}", number(value), name(at), if stale { ", an old value" } else { "" })
         }
-        Action::Store { at, value } => format!("stores {} in {}", number(value), name(at)),
+        Action::Store { at, value, .. } => format!("stores {} in {}", number(value), name(at)),
         Action::Exchange { at, before, value } => {
             format!("exchanges {} for {} in {}", number(before), number(value), name(at))
         }
@@ -130,7 +130,7 @@ impl Names<'_> {
     fn step(&self, event: &Event, place: &Place) -> Option<Step> {
         let spot = |at| self.setting.map.spot(at).map(|(_, spot)| spot);
         let what = match event.action {
-            Action::Store { at, value } => match spot(at) {
+            Action::Store { at, value, .. } => match spot(at) {
                 Some(Spot::Sequence(ring, _)) => format!("publishes {} in the {ring}", number(value)),
                 Some(Spot::Gating(ring)) => {
                     format!("returns up to {} of the {ring}", number(value.wrapping_sub(1)))
@@ -139,11 +139,19 @@ impl Names<'_> {
                     format!("sends {} in the {packet}", half(value))
                 }
                 Some(Spot::Packet(packet)) => format!("scrubs the {packet} with {}", half(value)),
+                Some(Spot::Cell(cell)) if usize::from(cell.sender) == place.party as usize => {
+                    format!("sends {} in the {cell}", of_cell(value))
+                }
+                Some(Spot::Cell(cell)) => format!("leaves {} in the {cell}", of_cell(value)),
                 _ => what(event.action, |at| self.name(at))?,
             },
             Action::Load { at, value, stale } if matches!(spot(at), Some(Spot::Packet(_))) => {
                 let old = if stale { ", an old value" } else { "" };
                 format!("sees {} in {}{old}", half(value), self.name(at))
+            }
+            Action::Load { at, value, stale } if matches!(spot(at), Some(Spot::Cell(_))) => {
+                let old = if stale { ", an old value" } else { "" };
+                format!("sees {} in {}{old}", of_cell(value), self.name(at))
             }
             // Of a block's threads it says nothing: most have nothing to do.
             Action::End if place.block.is_some() => return None,
@@ -179,6 +187,7 @@ impl Names<'_> {
             Some((rank, Spot::Call)) => format!("the call word of rank {rank}"),
             Some((rank, Spot::Epoch(lane))) => format!("the epoch of rank {rank}, lane {lane}"),
             Some((_, Spot::Packet(packet))) => format!("the {packet}"),
+            Some((_, Spot::Cell(cell))) => format!("the {cell}"),
             Some((rank, Spot::Cursor(role, lane))) => {
                 format!("the {role:?} cursor of rank {rank}, lane {lane}")
             }
@@ -227,6 +236,11 @@ fn half(value: u64) -> String {
     let (flag, payload) = ((value >> 32) as u32, value as u32);
     let flag = if flag > u32::MAX - 1000 { format!("-{}", flag.wrapping_neg()) } else { flag.to_string() };
     format!("flag {flag} over {payload:#x}")
+}
+
+/// Half a cell.
+fn of_cell(value: u64) -> String {
+    if value == MARK { "the mark".into() } else { format!("{value:#018x}") }
 }
 
 #[cfg(test)]

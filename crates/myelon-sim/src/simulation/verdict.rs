@@ -1,7 +1,7 @@
 //! What must be true when a run is over: results, records, and words at rest.
 
 use myelon_ring::WindowLayout;
-use myelon_ring::words::{FaultCode, Movement, RANKS_MAX, Role};
+use myelon_ring::words::{FaultCode, MARK, Movement, RANKS_MAX, Role};
 
 use super::case::{Case, Mishap};
 use super::furnish::Setting;
@@ -122,8 +122,8 @@ fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Viola
     }
 }
 
-/// R7, R9, P5: behind calls that went well every slot is returned, every cursor stands where its rings do, and every
-/// epoch stands behind the calls by packets. P4: nothing was left unscrubbed.
+/// R7, R9, P5, P6: behind calls that went well every slot is returned, every cursor stands where its rings do, every
+/// epoch stands behind the calls by packets, and every cell holds the mark. P4: nothing was left unscrubbed.
 pub(super) fn at_rest(
     case: &Case,
     layout: &WindowLayout,
@@ -150,6 +150,14 @@ pub(super) fn at_rest(
         let epoch = word(rank, layout.epoch_offset() + 8 * lane);
         if epoch != needed {
             let message = format!("rank {rank}: the epoch of lane {lane} is {epoch:#x}, not {needed:#x}");
+            return Err(Violation::new("rest", message));
+        }
+    }
+    for (rank, window) in windows.iter().enumerate() {
+        let (from, to) = (layout.cells_offset(), layout.data_offset());
+        if let Some(at) = (from..to).step_by(8).find(|&at| word(rank, at) != MARK) {
+            let spot = setting.map.spot(window.plus(at)).map(|(_, spot)| spot);
+            let message = format!("rank {rank} is left with {:#x} in {spot:?}", word(rank, at));
             return Err(Violation::new("rest", message));
         }
     }
