@@ -11,8 +11,8 @@ const INBOX_LANES: u32 = 128;
 const PACKETS_BYTES_MAX: u64 = 7 << 18;
 const CELLS_BYTES_MAX: u64 = 7 << 19;
 
-/// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; 64 lanes were
-/// up to 6 % faster with 4 ranks and 5 % with 2 (`benches/record/h200-x4/2026-11-21-steps.csv`).
+/// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; more lanes are
+/// up to 5 % faster (`benches/record/h200-x4/2026-11-21-steps.csv`).
 const DIRECT_LANES_MAX: u32 = 32;
 
 /// What a call has, apart from the ring.
@@ -29,8 +29,7 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
     Inbox { lanes: INBOX_LANES, packets: most(PACKETS_BYTES_MAX), cells: most(CELLS_BYTES_MAX) }
 }
 
-/// The largest payloads of one-shot, two-shot and direct, in this order; an algorithm whose bound is not above the
-/// one before it is not taken. Origin: 4 x H200, 2026-11-21, bf16, times in us, in graphs but for the ring, which was on
+/// The algorithms that are taken, each with its largest payload, in ascending order. Origin: 4 x H200, 2026-11-21, bf16, times in us, in graphs but for the ring, which was on
 /// a stream (`benches/record/h200-x4/2026-11-21-steps.txt`):
 ///
 /// | ranks | payload | one-shot | two-shot | direct, at most 32 blocks | ring, all lanes |
@@ -44,23 +43,26 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 /// | 2 | 64 MiB | | | 219 | 219 |
 ///
 /// Above 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
-fn bounds(ranks: u32, floats: bool) -> [(Algorithm, u64); 3] {
+fn bounds(ranks: u32, floats: bool) -> impl Iterator<Item = (Algorithm, u64)> {
+    use Algorithm::{Direct, OneShot, OneShotLamport, TwoShot, TwoShotLamport};
     const KIB: u64 = 1 << 10;
-    let wanted = match (floats, ranks) {
-        (true, 2) => [2048 * KIB, 0, 128 << 20],
-        (true, 3 | 4) => [128 * KIB, 1024 * KIB, 128 << 20],
-        (true, _) => [64 * KIB, 1024 * KIB, 32 << 20],
-        (false, 2) => [512 * KIB, 0, 128 << 20],
-        (false, 3 | 4) => [64 * KIB, 512 * KIB, 128 << 20],
-        (false, _) => [48 * KIB, 512 * KIB, 32 << 20],
+    const MIB: u64 = 1 << 20;
+    let wanted: &[(Algorithm, u64)] = match (floats, ranks) {
+        (true, 2) => {
+            &[(OneShot, 64 * KIB), (OneShotLamport, 512 * KIB), (TwoShotLamport, MIB), (Direct, 128 * MIB)]
+        }
+        (true, 3 | 4) => {
+            &[(OneShot, 32 * KIB), (OneShotLamport, 192 * KIB), (TwoShotLamport, MIB), (Direct, 128 * MIB)]
+        }
+        (true, _) => {
+            &[(OneShot, 16 * KIB), (OneShotLamport, 64 * KIB), (TwoShotLamport, MIB), (Direct, 32 * MIB)]
+        }
+        (false, 2) => &[(OneShot, 256 * KIB), (Direct, 128 * MIB)],
+        (false, 3 | 4) => &[(OneShot, 64 * KIB), (TwoShot, 256 * KIB), (Direct, 128 * MIB)],
+        (false, _) => &[(OneShot, 48 * KIB), (TwoShot, 256 * KIB), (Direct, 32 * MIB)],
     };
     let inbox = inbox(ranks);
-    let [one_shot, two_shot] = match floats {
-        true => [Algorithm::OneShotLamport, Algorithm::TwoShotLamport],
-        false => [Algorithm::OneShot, Algorithm::TwoShot],
-    };
-    let algorithms = [one_shot, two_shot, Algorithm::Direct];
-    std::array::from_fn(|i| (algorithms[i], wanted[i].min(algorithms[i].bytes_max(ranks, inbox))))
+    wanted.iter().map(move |&(algorithm, most)| (algorithm, most.min(algorithm.bytes_max(ranks, inbox))))
 }
 
 /// The largest payload for which `algorithm` is chosen; 0 where it never is.
@@ -68,33 +70,31 @@ pub(crate) fn bytes_max(algorithm: Algorithm, ranks: u32, floats: bool) -> u64 {
     if algorithm == Algorithm::Ring {
         return u64::MAX;
     }
-    let bounds = bounds(ranks, floats);
-    bounds.iter().find(|bound| bound.0 == algorithm).map_or(0, |bound| bound.1)
+    bounds(ranks, floats).find(|bound| bound.0 == algorithm).map_or(0, |bound| bound.1)
 }
 
 /// Which algorithm is the fastest for `bytes` bytes.
 pub(crate) fn choose(ranks: u32, bytes: u64, floats: bool, windows: bool) -> Algorithm {
-    let bounds = bounds(ranks, floats).into_iter();
-    let mut able =
-        bounds.filter(|&(algorithm, most)| bytes <= most && (windows || algorithm != Algorithm::Direct));
+    let mut able = bounds(ranks, floats)
+        .filter(|&(algorithm, most)| bytes <= most && (windows || algorithm != Algorithm::Direct));
     able.next().map_or(Algorithm::Ring, |(algorithm, _)| algorithm)
 }
 
 /// Lanes and threads of a call that is not the ring's.
 pub(crate) fn shape(algorithm: Algorithm, ranks: u32, bytes: u64, blocks_max: u32) -> Shape {
     let values = bytes.div_ceil(algorithm.unit_bytes());
-    // A thread a packet: as above, 64 in a block for very few packets, and 128 for more, were the fastest.
-    let least = |values: u64| if values <= 256 { 64 } else { 128 };
     let (items, least, most, lanes_max) = match algorithm {
-        Algorithm::OneShot | Algorithm::OneShotLamport => (values, least(values), 480, INBOX_LANES),
+        Algorithm::OneShot | Algorithm::OneShotLamport => (values, 128, 480, INBOX_LANES),
         Algorithm::TwoShot | Algorithm::TwoShotLamport => {
-            let longest = values.div_ceil(ranks.into());
-            (longest, least(longest), 480, INBOX_LANES)
+            (values.div_ceil(ranks.into()), 128, 480, INBOX_LANES)
         }
         Algorithm::Direct | Algorithm::Ring => (values.div_ceil(ranks.into()), 512, 512, DIRECT_LANES_MAX),
     };
+    // Very few values: 64 in a block were faster than 128, as above.
+    let least = if algorithm != Algorithm::Direct && items <= 256 { 64 } else { least };
     let lanes_max = u64::from(lanes_max.min(blocks_max));
-    let lanes = items.div_ceil(least).clamp(1, lanes_max);
+    // Never fewer lanes for more values.
+    let lanes = items.div_ceil(least).max(if least == 128 { 4 } else { 1 }).clamp(1, lanes_max);
     // As few passes as there must be, of threads that all have something to do.
     let passes = items.div_ceil(lanes * most).max(1);
     let movers = items.div_ceil(lanes * passes).next_multiple_of(32).clamp(least, most);

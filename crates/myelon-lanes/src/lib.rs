@@ -22,7 +22,7 @@
 //!
 //! let tuning = Tuning::new(Machine::h200());
 //! let choice = tuning.plan(&Request { ranks: 8, bytes: 56 << 20, element_bytes: 2, floats: true })?;
-//! assert_eq!(choice.plan.to_string(), "ring lanes=28 blocks=84 threads=512 slot=7KiB slots=4");
+//! assert_eq!(choice.plan.to_string(), "ring lanes=28 blocks=84 threads=512 slot=6KiB slots=4");
 //! assert!(choice.why.to_string().starts_with("automatic"));
 //!
 //! let lanes = choice.plan.geometry(56 << 20)?;

@@ -162,7 +162,7 @@ impl fmt::Display for Plan {
 /// use myelon_lanes::{Machine, Tuning};
 ///
 /// let pool = Tuning::new(Machine::h200()).pool(8)?;
-/// assert_eq!(pool.to_string(), "lanes=28 slot=7KiB slots=4, 16384 packets");
+/// assert_eq!(pool.to_string(), "lanes=28 slot=6KiB slots=4, 8192 packets, 16384 cells");
 /// assert!(pool.window_bytes(8) <= 16 << 20);
 /// # Ok::<(), myelon_lanes::PlanError>(())
 /// ```

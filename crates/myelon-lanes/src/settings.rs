@@ -130,9 +130,8 @@ impl Forced {
         if let Some(blocks_max) = self.blocks_max {
             Bound::number("max-blocks", blocks_max.into(), ROLES.into(), u64::MAX).check()?;
         }
-        if let (Some(blocks), Some(Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct)) =
-            (self.blocks, self.algorithm)
-        {
+        let other = self.algorithm.is_some_and(|algorithm| algorithm != Algorithm::Ring);
+        if let (Some(blocks), true) = (self.blocks, other) {
             let (least, most) = self.lanes.map_or((1, machine.blocks_max), |lanes| (lanes, lanes));
             Bound::number("blocks", blocks.into(), least.into(), most.into()).check()?;
         } else if let Some(blocks) = self.blocks {

@@ -18,7 +18,7 @@ use crate::{gpu, host};
 /// let why = |tuning: Tuning| tuning.plan(&request).map(|choice| choice.why.to_string());
 /// assert_eq!(
 ///     why(Tuning::new(Machine::h200()))?,
-///     "automatic for H200: a lane for every 2KiB a rank, at most 28; the rings hold 11239424 bytes, \
+///     "automatic for H200: a lane for every 2KiB a rank, at most 28; the rings hold 9633792 bytes, \
 ///      the link needs 3400000 (2 x 340 GB/s x 5 us)",
 /// );
 /// assert_eq!(

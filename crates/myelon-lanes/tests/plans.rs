@@ -63,8 +63,9 @@ fn table() -> impl Strategy<Value = Table> {
             for (bytes, lanes, vectors, workers, (algorithm, warps)) in shapes {
                 let bytes_max = bytes_min + bytes - 1;
                 let algorithm = match algorithm {
-                    Algorithm::OneShot if bytes_max > 128 << 10 => Algorithm::Ring,
-                    Algorithm::TwoShot if bytes_max > 256 << 10 => Algorithm::Ring,
+                    Algorithm::OneShot if bytes_max > 64 << 10 => Algorithm::Ring,
+                    Algorithm::TwoShot if bytes_max > 160 << 10 => Algorithm::Ring,
+                    Algorithm::OneShotLamport if bytes_max > 256 << 10 => Algorithm::Ring,
                     Algorithm::Direct if !windows => Algorithm::Ring,
                     algorithm => algorithm,
                 };
@@ -309,7 +310,7 @@ proptest! {
 #[test]
 fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
     let h200 = Machine::h200();
-    let pools = [(36, 48), (28, 31), (28, 19), (28, 15), (28, 12), (28, 9), (28, 7)];
+    let pools = [(36, 45), (28, 29), (28, 17), (28, 14), (28, 10), (28, 8), (28, 6)];
     for (ranks, (lanes, piece_kib)) in (2..=8).zip(pools) {
         for policy in POLICIES {
             for machine in [Machine::h200(), Machine::unknown_gpu("X1", 3), Machine::host(2)] {

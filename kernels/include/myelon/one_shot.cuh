@@ -54,6 +54,7 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<Kind, most> const& rou
             u32 const i = base + d * share.step;
             if (i < values) send_to_peers(routes, turn, i, own[d]);
         }
+        // One after the other: waiting for all of them together took a tenth longer.
 #pragma unroll
         for (u32 d = 0; d < depth; ++d) {
             u32 const i = base + d * share.step;
