@@ -103,6 +103,34 @@ impl Communicator {
         Builder::default()
     }
 
+    /// This process's rank of a communicator over several processes: rank, number of ranks and meeting point are
+    /// what `torchrun`, `mpirun`, `srun` or the `MYELON_` names say, all else is as [`Builder::from_env`] has it. See
+    /// [`crate::Launcher`] for the names. Returns when all ranks are there.
+    ///
+    /// The same calls mean the same as over threads. A peer whose process dies is noticed at once: calls in flight
+    /// end with [`Error::PeerDead`], as do later ones. So a program drops its communicator before it ends.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::from_env`], of [`crate::Process::from_env`] and of [`Builder::join`].
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use myelon_collectives::{Communicator, ReduceOp};
+    ///
+    /// let mut rank = Communicator::from_env()?; // e.g. torchrun --nproc-per-node 4 --no-python ./program
+    /// let stream = rank.stream().clone();
+    /// let mut buffer = rank.buffer::<f32>(1000)?;
+    /// buffer.write(&stream, &[rank.rank() as f32; 1000])?;
+    /// rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream)?;
+    /// println!("rank {} of {}: {}", rank.rank(), rank.ranks(), buffer.read(&stream)?[0]);
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn from_env() -> Result<Self, Error> {
+        Builder::from_env()?.join(&crate::Process::from_env()?)
+    }
+
     pub(crate) fn new(
         rank: usize,
         ranks: usize,

@@ -1,10 +1,11 @@
-//! Collectives for the GPUs of one NVLink node, and for threads of the host: the front door of Myelon.
+//! Collectives for the GPUs of one NVLink node, and for threads or processes of the host: the front door of Myelon.
 //!
 //! | question | answer |
 //! |---|---|
 //! | how do I sum buffers over ranks? | [`Communicator::all_reduce`] |
 //! | what exactly is computed? | [`mod@reference`] |
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
+//! | how do I run one process a rank? | [`Communicator::from_env`], [`Builder::join`], [`Process`] |
 //! | how do I record calls and make them again? | [`Stream::capture`], [`Graph`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | which measured tuning is followed? | [`TuningFile`], [`Communicator::table_reason`] |
@@ -48,6 +49,7 @@ mod op;
 pub mod reference;
 mod settings;
 mod stream;
+mod told;
 mod tuning_file;
 
 pub use backend::Backend;
@@ -60,6 +62,7 @@ pub use error::{Error, ErrorKind};
 pub use graph::Graph;
 pub use memory::{Buffer, Region};
 pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
+pub use myelon_meet::{Launcher, MeetError, Process, Secret};
 pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
 pub use settings::{Kernels, Settings};

@@ -36,6 +36,7 @@ pub enum Kernels {
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
 /// | `MYELON_KERNELS` | `auto`, `aot`, `nvrtc` | the CUDA backend |
 /// | `MYELON_CACHE_DIR` | a directory | the CUDA backend: kernels compiled at run time |
+/// | `MYELON_RANK`, `MYELON_MEETING`, `MYELON_SECRET`, `MYELON_MEETING_MS` | as [`crate::Process`] reads them | [`crate::Communicator::from_env`]; not read here |
 /// | `MYELON_NVCC`, `MYELON_LOG`, `MYELON_BENCH_SMOKE` | anything | builds, the command, benches; not read here |
 ///
 /// # Example
@@ -73,7 +74,7 @@ pub struct Settings {
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 21] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
         "MYELON_ALGO",
@@ -88,6 +89,10 @@ impl Settings {
         "MYELON_DEADLINE_MS",
         "MYELON_KERNELS",
         "MYELON_CACHE_DIR",
+        "MYELON_RANK",
+        "MYELON_MEETING",
+        "MYELON_SECRET",
+        "MYELON_MEETING_MS",
         "MYELON_NVCC",
         "MYELON_LOG",
         "MYELON_BENCH_SMOKE",
@@ -177,6 +182,7 @@ impl Settings {
             }
             "CACHE_DIR" if text.is_empty() => return Err(refuse("a directory")),
             "CACHE_DIR" | "NVCC" | "LOG" | "BENCH_SMOKE" => {}
+            "RANK" | "MEETING" | "SECRET" | "MEETING_MS" => {}
             _ => {
                 let name = format!("{PREFIX}{short}");
                 return Err(Error::UnknownSetting { name, known: Self::NAMES.join(", ") });
@@ -210,6 +216,10 @@ mod tests {
             "250",
             "nvrtc",
             "/tmp/kernels",
+            "1",
+            "job-7",
+            "secret",
+            "5000",
             "/bin/nvcc",
             "debug",
             "1",
@@ -245,7 +255,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_with_the_names_that_are_known() {
-        for name in ["MYELON_", "MYELON_RANK", "MYELON_LANES ", "MYELON_THREADS"] {
+        for name in ["MYELON_", "MYELON_RANKED", "MYELON_LANES ", "MYELON_THREADS"] {
             let error = Settings::parse([(name, "2")]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Settings);
             let text = error.to_string();
