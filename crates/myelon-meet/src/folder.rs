@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +17,12 @@ const SOCKET: &str = "meet";
 const MODE: u32 = 0o700;
 /// Connections that may wait until rank 0 takes them.
 const BACKLOG: i32 = 64;
+
+/// How long a rank 0 that was killed may go on listening, as it seems, before it is taken for alive.
+const DYING: Duration = Duration::from_millis(500);
+
+/// How long a folder's lock is waited for before the folder stays.
+const REMOVAL: Duration = Duration::from_millis(100);
 
 /// The folder, held open: what is checked is what is used, whatever happens to the path.
 pub(crate) struct Folder {
@@ -103,6 +110,12 @@ impl Folder {
         Ok(result)
     }
 
+    /// Removes the socket and the folder, with the lock held.
+    fn remove(&self) {
+        let _ = rustix::fs::unlinkat(&self.fd, SOCKET, AtFlags::empty());
+        let _ = rustix::fs::rmdir(&self.path);
+    }
+
     fn bind(&self) -> Result<Bound, MeetError> {
         let address = self.address()?;
         let fail = |what: &str, errno| MeetError::system(format!("{what} in {}", self.path.display()), errno);
@@ -149,15 +162,27 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listens in the folder at `path`, over whatever a crashed run left there; nothing once the limit has passed.
     pub fn open(path: &Path, limit: &Limit) -> Result<Option<Self>, MeetError> {
+        let dying = Limit::new(DYING);
         while limit.left().is_some() {
             let Some(folder) = Folder::make(path)? else { continue };
             match folder.locked(limit, || folder.bind())?.transpose()? {
                 Some(Bound::Listening(socket)) => return Ok(Some(Self { socket, folder })),
+                Some(Bound::Taken) if dying.left().is_some() => std::thread::sleep(DYING / 25),
                 Some(Bound::Taken) => return Err(MeetError::Taken { rank: 0 }),
                 Some(Bound::Again) | None => {}
             }
         }
         Ok(None)
+    }
+
+    /// Removes what a rank 0 that was killed left at `path`; nothing where somebody listens.
+    pub fn tidy(path: &Path) -> Result<(), MeetError> {
+        let Some(folder) = Folder::open(path)? else { return Ok(()) };
+        let remove = || match folder.try_connect() {
+            Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) => folder.remove(),
+            _ => {}
+        };
+        folder.locked(&Limit::new(REMOVAL), remove).map(|_| ())
     }
 
     pub fn socket(&self) -> &OwnedFd {
@@ -178,11 +203,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // What can't be removed now is taken over by the next meeting of this name. A lock that somebody else holds
         // is held for microseconds.
-        let removed = self.folder.locked(&Limit::new(std::time::Duration::from_millis(100)), || {
-            let _ = rustix::fs::unlinkat(&self.folder.fd, SOCKET, AtFlags::empty());
-            let _ = rustix::fs::rmdir(&self.folder.path);
-        });
-        if let Err(error) = removed {
+        if let Err(error) = self.folder.locked(&Limit::new(REMOVAL), || self.folder.remove()) {
             tracing::debug!(%error, "the folder of a meeting stays behind");
         }
     }

@@ -45,6 +45,10 @@ impl Mapping {
     /// ```
     pub fn create(name: &str, bytes: usize) -> Result<(Self, OwnedFd), MeetError> {
         let fail = |errno| MeetError::system(format!("{bytes} bytes of shared memory"), errno);
+        // The system would go on giving pages until it has none left, and then end somebody.
+        if available_bytes().is_some_and(|available| bytes as u64 > available) {
+            return Err(MeetError::system(format!("{bytes} bytes of shared memory"), "there is not so much"));
+        }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create(name, flags).map_err(fail)?;
         rustix::fs::ftruncate(&fd, bytes as u64).map_err(fail)?;
@@ -116,6 +120,14 @@ impl Mapping {
     }
 }
 
+/// Memory that could be had without taking it from anybody, where the system says.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length, and unmapped only here; who made pointers of the address keeps
@@ -149,6 +161,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_an_error_and_no_crash() {
+        let available = available_bytes().unwrap();
+        assert!((1 << 20..1 << 50).contains(&available), "{available}");
         assert!(matches!(Mapping::create("huge", 1 << 50), Err(MeetError::System { .. })));
     }
 }

@@ -172,11 +172,15 @@ impl<'a> Host<'a> {
                     Received::Message(message) => self.admit(wire, &message)?,
                 }
             }
-            // Who is gone before all have met has its place free again, for itself or for its successor.
-            for wire in &mut self.come {
-                if let Some(Received::Closed(_)) = wire.as_mut().map(Wire::receive) {
-                    *wire = None;
-                }
+            self.forget_gone();
+        }
+    }
+
+    /// Who is gone before all have met has its place free again, for itself or for its successor.
+    fn forget_gone(&mut self) {
+        for wire in &mut self.come {
+            if let Some(Received::Closed(_)) = wire.as_mut().map(Wire::receive) {
+                *wire = None;
             }
         }
     }
@@ -197,6 +201,7 @@ impl<'a> Host<'a> {
             refuse(&wire, &error);
             return Err(error);
         }
+        self.forget_gone();
         match self.come.get_mut(rank) {
             Some(place @ None) if rank != 0 => *place = Some(wire),
             _ => self.turn_away(&wire, MeetError::Taken { rank }),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use myelon_ring::words::RANKS_MAX;
 
 use crate::error::MeetError;
+use crate::folder::Listener;
 use crate::launcher::{Launcher, Names, looked_for};
 use crate::meeting;
 use crate::secret::Secret;
@@ -198,6 +199,14 @@ impl Process {
             return Err(MeetError::setting("meeting", needed, &self.meeting));
         }
         meeting::join(self, facts)
+    }
+
+    /// Removes what rank 0 left of this meeting if it was killed in it, for who started the ranks and saw them end.
+    /// The next meeting of this name would do without.
+    pub fn tidy(&self) {
+        if let Err(error) = Listener::tidy(&self.folder()) {
+            tracing::debug!(%error, "the folder of a meeting stays behind");
+        }
     }
 
     /// The folder of the meeting: below `$XDG_RUNTIME_DIR` where there is such a folder, else the one for temporary

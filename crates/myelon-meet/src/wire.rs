@@ -274,7 +274,10 @@ mod tests {
             let flags = rustix::io::fcntl_getfd(fd).unwrap();
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "a child would inherit it");
         }
+        // Its copy went along.
         drop(one);
+        assert!(matches!(other.receive(), Received::Nothing));
+        drop(second);
         assert!(matches!(other.receive(), Received::Closed(_)));
     }
 
