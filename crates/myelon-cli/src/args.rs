@@ -116,6 +116,12 @@ pub struct AllReduce {
     /// Number of ranks, 2 to 8 [default: 2 on the host, all GPUs]
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8), value_name = "N", help_heading = "Where")]
     pub ranks: Option<u8>,
+    /// Every rank is a process, started here, or by torchrun, mpirun or srun
+    #[arg(long, help_heading = "Where")]
+    pub processes: bool,
+    /// The process that started this one as a rank, and with which it ends
+    #[arg(long, hide = true, requires = "processes", value_name = "PID")]
+    pub started_by: Option<u32>,
     /// How long a rank waits for another before the call is an error
     #[arg(long, value_parser = seconds, value_name = "SECONDS", help_heading = "Where")]
     pub deadline: Option<Duration>,
@@ -249,6 +255,9 @@ Examples:
     myelon all-reduce -b 1 -e 1M -f 7 -d all -o all
   Five threads as ranks, three checks a size
     myelon all-reduce --backend host --ranks 5 -c 3
+  Four processes as ranks, started here or by a launcher
+    myelon all-reduce --processes --ranks 4
+    torchrun --nproc-per-node 4 --no-python myelon all-reduce --processes
   For programs
     myelon all-reduce --format json | jq .busbw_gbps
   A forced plan, with a picture

@@ -11,6 +11,8 @@ pub enum Failure {
     Usage(String),
     /// The run failed; exit code 1.
     Run(anyhow::Error),
+    /// The ranks that were started have said why; their exit code.
+    Told(u8),
 }
 
 impl Failure {
@@ -19,6 +21,7 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::Run(_) => 1,
+            Self::Told(code) => *code,
         }
     }
 
@@ -41,6 +44,7 @@ impl Failure {
                     .and_then(|error| next_step(command, error));
                 next.map_or_else(|| format!("{error:#}"), |next| format!("{error:#}\n\n{next}"))
             }
+            Self::Told(_) => String::new(),
         }
     }
 }

@@ -77,7 +77,7 @@ fn host_rows() -> Vec<(String, String)> {
     vec![
         row("system", format!("{} {}", env::consts::OS, env::consts::ARCH)),
         row("cores for this process", cores),
-        row("ranks", "2 to 8 threads"),
+        row("ranks", "2 to 8 threads or processes"),
     ]
 }
 
@@ -104,7 +104,12 @@ fn ring_row<E: Display>(ranks: impl Display, bytes: Result<u64, E>) -> (String, 
 
 /// Every setting that is known, and its value where it has one.
 fn setting_rows(value: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
-    Settings::NAMES.iter().map(|&name| row(name, value(name).unwrap_or_else(|| "(not set)".into()))).collect()
+    let shown = |name: &str| match (name, value(name)) {
+        (_, None) => "(not set)".into(),
+        ("MYELON_SECRET", Some(_)) => "(set, not shown)".into(),
+        (_, Some(value)) => value,
+    };
+    Settings::NAMES.iter().map(|&name| row(name, shown(name))).collect()
 }
 
 fn row(name: impl ToString, value: impl ToString) -> (String, String) {
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(rows.len(), Settings::NAMES.len());
         assert!(rows.contains(&row("MYELON_LANES", "7")));
         assert!(rows.contains(&row("MYELON_SLOTS", "(not set)")));
+        let rows = setting_rows(|_| Some("hush".to_string()));
+        assert!(rows.contains(&row("MYELON_SECRET", "(set, not shown)")));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod check;
 mod explain;
 mod failure;
 mod info;
+mod launch;
 mod measure;
 mod mode;
 mod plot;
@@ -23,6 +24,7 @@ mod sweep;
 mod table;
 mod tune;
 mod values;
+mod world;
 
 use std::ffi::OsString;
 use std::io;
@@ -48,10 +50,11 @@ use failure::Failure;
 /// ```
 pub fn command_line<T: Into<OsString>>(words: impl IntoIterator<Item = T>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    match parse(&words).and_then(|cli| log().and_then(|()| run(&cli.command))) {
+    match parse(&words).and_then(|cli| log().and_then(|()| run(&cli.command, &words))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("error: {}", failure.message(command(&words)));
             ExitCode::from(failure.exit_code())
@@ -79,10 +82,10 @@ fn command(words: &[OsString]) -> &'static str {
     }
 }
 
-/// Runs the command; `true` where nothing was wrong.
-fn run(command: &Command) -> Result<bool, Failure> {
+/// Runs the command, which `words` asked for; `true` where nothing was wrong.
+fn run(command: &Command, words: &[OsString]) -> Result<bool, Failure> {
     match command {
-        Command::AllReduce(args) => all_reduce::run(args),
+        Command::AllReduce(args) => all_reduce::run(args, words),
         Command::Explain(args) => explain::run(args).map(|()| true),
         Command::Info(_) => info::run().map(|()| true),
         Command::Simulate(args) => simulate::run(args),
