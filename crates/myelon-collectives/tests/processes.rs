@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         trial("killed_in_the_middle_of_calls", killed_in_the_middle_of_calls),
         trial("killed_after_a_call", killed_after_a_call),
         trial("killed_rank_0", killed_rank_0),
+        trial("killed_with_its_connections_held_open", killed_with_its_connections_held_open),
         trial("survivors_meet_again_at_once", survivors_meet_again_at_once),
         trial("left_without_dropping", left_without_dropping),
         trial("stopped_for_longer_than_the_deadline", stopped_for_longer_than_the_deadline),
@@ -183,6 +184,22 @@ fn killed_rank_0() {
     ranks.leave_nothing();
 }
 
+/// As where the rank has forked children, which have its sockets, too.
+fn killed_with_its_connections_held_open() {
+    let mut ranks = Ranks::joined(3, 30_000);
+    for rank in [0, 2] {
+        ranks.tell(rank, "call f32 sum 1000").ok();
+    }
+    let Some(held) = ranks.descriptors(1) else {
+        println!("SKIPPED: this process may not take descriptors of another");
+        return;
+    };
+    assert!(held.len() > 4, "{held:?}");
+    let killed_us = ranks.kill(1);
+    survivors_end(&mut ranks, 1, killed_us);
+    drop(held);
+}
+
 fn survivors_meet_again_at_once() {
     let mut ranks = Ranks::joined(3, 30_000);
     let killed_us = ranks.kill(1);
@@ -198,11 +215,11 @@ fn survivors_have(ranks: &mut Ranks, survivors: [usize; 2], since_us: u64) {
     for (place, rank) in survivors.into_iter().enumerate() {
         ranks.begin(rank, &join_line(place, 2, &meeting, 10_000, 10_000));
     }
-    survivors.map(|rank| ranks.answer(rank).ok());
+    survivors.iter().for_each(|&rank| ranks.answer(rank).ok());
     for rank in survivors {
         ranks.begin(rank, "call i32 sum 100");
     }
-    survivors.map(|rank| ranks.answer(rank).ok());
+    survivors.iter().for_each(|&rank| ranks.answer(rank).ok());
     for rank in survivors {
         ranks.begin(rank, "wait");
     }
@@ -344,7 +361,7 @@ fn what_a_killed_rank_0_left_is_taken_over() {
     for (rank, process) in [(0, 1), (1, 2)] {
         ranks.begin(process, &join_line(rank, 2, &meeting, 5_000, 10_000));
     }
-    [1, 2].map(|process| ranks.answer(process).ok());
+    [1, 2].iter().for_each(|&process| ranks.answer(process).ok());
     ranks.leave_nothing();
 }
 

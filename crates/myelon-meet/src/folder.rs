@@ -178,9 +178,10 @@ impl Listener {
     /// Removes what a rank 0 that was killed left at `path`; nothing where somebody listens.
     pub fn tidy(path: &Path) -> Result<(), MeetError> {
         let Some(folder) = Folder::open(path)? else { return Ok(()) };
-        let remove = || match folder.try_connect() {
-            Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) => folder.remove(),
-            _ => {}
+        let remove = || {
+            if let Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) = folder.try_connect() {
+                folder.remove();
+            }
         };
         folder.locked(&Limit::new(REMOVAL), remove).map(|_| ())
     }

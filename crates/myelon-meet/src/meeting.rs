@@ -73,13 +73,16 @@ pub(crate) fn join(process: &Process, facts: &[(&str, String)]) -> Result<Sessio
     } else {
         come(process, &hello, &limit)?
     };
+    // Where all are alive this takes no time, so who came late is not refused for it.
+    let left = limit.left().unwrap_or_default().max(REFUSAL);
+    let session = Session::begin(process.rank(), wires, left)?;
     tracing::debug!(
         rank = process.rank(),
         ranks = process.ranks(),
         waited_ms = limit.waited_ms(),
         "all ranks have met"
     );
-    Ok(Session::new(process.rank(), wires))
+    Ok(session)
 }
 
 fn named(process: &Process) -> String {
@@ -225,19 +228,23 @@ fn refuse(wire: &Wire, error: &MeetError) {
 
 /// Gives every two ranks but rank 0 a connection of their own.
 fn introduce(come: &mut [Option<Wire>], limit: &Limit) -> Result<(), MeetError> {
-    let ranks = come.len();
-    // `[ranks][ranks]`: what each rank gets for each peer.
-    let mut ends: Vec<Vec<Option<OwnedFd>>> =
-        (0..ranks).map(|_| (0..ranks).map(|_| None).collect()).collect();
-    for one in 1..ranks {
-        for other in one + 1..ranks {
-            let (here, there) = pair()?;
-            (ends[one][other], ends[other][one]) = (Some(here), Some(there));
+    // What each rank gets, in the order of its peers: those below it have been given their end before.
+    let mut ends: Vec<Vec<OwnedFd>> = come.iter().map(|_| Vec::new()).collect();
+    let mut rest = ends.as_mut_slice();
+    while let Some((one, others)) = std::mem::take(&mut rest).split_first_mut() {
+        // Rank 0 has its connections already.
+        if others.len() + 1 < come.len() {
+            for other in others.iter_mut() {
+                let (here, there) = pair()?;
+                one.push(here);
+                other.push(there);
+            }
         }
+        rest = others;
     }
     for (rank, (wire, ends)) in come.iter().zip(&ends).enumerate() {
         let Some(wire) = wire else { continue };
-        let fds: Vec<BorrowedFd<'_>> = ends.iter().flatten().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
         wire.send(Kind::Welcome, &[], &fds, limit).map_err(|reason| MeetError::Dead {
             peer: rank,
             reason,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::error::MeetError;
 use crate::limit::Limit;
@@ -17,6 +18,8 @@ pub struct Session {
     rank: usize,
     /// `[ranks]`, none at this rank.
     wires: Vec<Option<Wire>>,
+    /// `[ranks]`: what becomes readable when the process of a rank ends, where the system has that.
+    lives: Vec<Option<OwnedFd>>,
     exchanges: u64,
 }
 
@@ -30,8 +33,18 @@ pub struct Told {
 }
 
 impl Session {
-    pub(crate) fn new(rank: usize, wires: Vec<Option<Wire>>) -> Self {
-        Self { rank, wires, exchanges: 0 }
+    /// Makes a session of connections to all peers, and tells them by what they see this process end.
+    pub(crate) fn begin(rank: usize, wires: Vec<Option<Wire>>, limit: Duration) -> Result<Self, MeetError> {
+        let mut session = Self { rank, wires, lives: Vec::new(), exchanges: 0 };
+        let own = pidfd_open(getpid(), PidfdFlags::empty());
+        if let Err(errno) = &own {
+            tracing::debug!(%errno, "peers see the end of this process by its connections only");
+        }
+        let own: Vec<BorrowedFd<'_>> = own.iter().map(AsFd::as_fd).collect();
+        let told = session.exchange(&[], &own, limit)?;
+        let life = |(peer, told): (usize, Told)| told.fds.into_iter().next().filter(|_| peer != rank);
+        session.lives = told.into_iter().enumerate().map(life).collect();
+        Ok(session)
     }
 
     /// This process's rank.
@@ -143,7 +156,8 @@ impl Session {
         voice: Voice,
         handler: impl FnMut(usize, Event<'_>) + Send + 'static,
     ) -> Result<Watch, MeetError> {
-        Watch::start(self.rank, std::mem::take(&mut self.wires), voice, handler)
+        let (wires, lives) = (std::mem::take(&mut self.wires), std::mem::take(&mut self.lives));
+        Watch::start(self.rank, wires, lives, voice, handler)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::net::Shutdown;
@@ -77,6 +78,7 @@ impl Watch {
     pub(crate) fn start(
         rank: usize,
         mut wires: Vec<Option<Wire>>,
+        lives: Vec<Option<OwnedFd>>,
         voice: Voice,
         mut handler: impl FnMut(usize, Event<'_>) + Send + 'static,
     ) -> Result<Self, MeetError> {
@@ -86,30 +88,19 @@ impl Watch {
         let woken = wake.clone();
         let work = move || {
             while wires.iter().any(Option::is_some) {
-                for peer in 0..wires.len() {
-                    while let Some(wire) = &mut wires[peer] {
-                        match wire.receive() {
-                            Received::Nothing => break,
-                            Received::Message(message) => match message.kind {
-                                Kind::Note => handler(peer, Event::Note(&message.bytes)),
-                                Kind::Goodbye => {
-                                    wires[peer] = None;
-                                    handler(peer, Event::Goodbye(&message.bytes));
-                                }
-                                kind => {
-                                    wires[peer] = None;
-                                    handler(peer, Event::Dead(&format!("it sent {kind:?} out of turn")));
-                                }
-                            },
-                            Received::Closed(reason) => {
-                                wires[peer] = None;
-                                handler(peer, Event::Dead(&reason));
-                            }
-                        }
-                    }
+                // Before it is heard, so that its last words are.
+                let ended: Vec<bool> =
+                    lives.iter().map(|life| life.as_ref().is_some_and(has_ended)).collect();
+                for (peer, place) in wires.iter_mut().enumerate() {
+                    hear(peer, place, ended[peer], &mut handler);
                 }
                 let mut fds = vec![PollFd::new(&*woken, PollFlags::IN)];
-                fds.extend(wires.iter().flatten().map(|wire| wire.poll_fd(PollFlags::IN)));
+                for (wire, life) in wires.iter().zip(&lives) {
+                    if let Some(wire) = wire {
+                        fds.push(wire.poll_fd(PollFlags::IN));
+                        fds.extend(life.as_ref().map(|life| PollFd::new(life, PollFlags::IN)));
+                    }
+                }
                 if let Err(error) = poll(&mut fds, None) {
                     tracing::error!(%error, "peers can't be watched any more");
                     return;
@@ -122,6 +113,36 @@ impl Watch {
         let thread = std::thread::Builder::new().name(format!("myelon watch {rank}")).spawn(work);
         let thread = thread.map_err(|error| MeetError::system("a thread that watches peers", error))?;
         Ok(Self { wake, voice, thread: Some(thread) })
+    }
+}
+
+/// Whether the process that `life` stands for has ended. Its connections close then, too, unless it has forked: its
+/// children hold them open.
+fn has_ended(life: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(life, PollFlags::IN)], Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)
+}
+
+/// Hands on what `peer` has said, and its end.
+fn hear(peer: usize, place: &mut Option<Wire>, ended: bool, handler: &mut impl FnMut(usize, Event<'_>)) {
+    while let Some(wire) = place {
+        let end = match wire.receive() {
+            Received::Message(message) => match message.kind {
+                Kind::Note => {
+                    handler(peer, Event::Note(&message.bytes));
+                    continue;
+                }
+                Kind::Goodbye => {
+                    *place = None;
+                    return handler(peer, Event::Goodbye(&message.bytes));
+                }
+                kind => format!("it sent {kind:?} out of turn"),
+            },
+            Received::Closed(reason) => reason,
+            Received::Nothing if ended => "its process ended, and its children hold its connections".into(),
+            Received::Nothing => return,
+        };
+        *place = None;
+        handler(peer, Event::Dead(&end));
     }
 }
 

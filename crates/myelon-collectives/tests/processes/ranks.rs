@@ -1,11 +1,12 @@
 //! The side of the tests: processes that are ranks, and what they are told.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use tempfile::TempDir;
 
 use crate::rank::IS_RANK;
@@ -144,6 +145,18 @@ impl Ranks {
         let killed_us = now_us();
         self.processes[rank].child.kill().unwrap();
         killed_us
+    }
+
+    /// Copies of all that a rank has open; nothing where the system does not allow that.
+    pub fn descriptors(&self, rank: usize) -> Option<Vec<OwnedFd>> {
+        let id = self.processes[rank].child.id();
+        let process = pidfd_open(Pid::from_raw(id as i32).unwrap(), PidfdFlags::empty()).ok()?;
+        let numbers = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap();
+        let number = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap()
+        };
+        let copy = |number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok();
+        numbers.map(number).map(copy).collect()
     }
 
     pub fn signal(&mut self, rank: usize, signal: Signal) {
