@@ -326,7 +326,16 @@ fn a_dropped_rank_is_gone_and_not_dead() {
         let answer = ranks.tell(rank, "call f32 sum 1000");
         assert!(answer.text.contains("rank 2 was dropped after it completed 1"), "{answer:?}");
     }
-    // In flight: the call can't complete without the rank that is dropped.
+    // Its own call in flight fails, and that error is the first of all ranks, whether they call or not.
+    let mut ranks = Ranks::joined(3, 30_000);
+    ranks.tell(1, "call f32 sum 1000").ok();
+    ranks.drops_at_once(1);
+    std::thread::sleep(NOTICED);
+    for rank in [0, 2] {
+        let answer = ranks.tell(rank, "call f32 sum 1000");
+        assert!(answer.error("Poisoned").contains("rank 1 was dropped after it completed 0"), "{answer:?}");
+    }
+    // In flight elsewhere: the call can't complete without the rank that is dropped.
     let mut ranks = Ranks::joined(2, 30_000);
     ranks.tell(0, "call f32 sum 1000").ok();
     ranks.tell(1, "drop").ok();
