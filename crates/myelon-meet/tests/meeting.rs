@@ -333,17 +333,19 @@ fn strangers_do_not_keep_the_ranks_apart() {
     place.until_listening();
     let socket = place.folder().join("meet");
     let mut strangers = Vec::new();
-    for number in 0..100 {
+    for number in 0..300 {
         let Ok(mut stranger) = UnixStream::connect(&socket) else { continue };
         // Those that were too many are closed already.
+        // The last ones say nothing, so that rank 0 has as many of these as it keeps.
         let _ = match number % 3 {
+            _ if number > 150 => Ok(()),
             0 => Ok(()),
             1 => stranger.write_all(b"GET / HTTP/1.1\r\n\r\n"),
             _ => stranger.write_all(&[0xff; 4096]),
         };
         strangers.push(stranger);
     }
-    assert!(strangers.len() > 32);
+    assert!(strangers.len() > 200);
     let one = place.process(1, 2).join(&facts()).unwrap();
     all_are_one(vec![host.join().unwrap().unwrap(), one]);
 }

@@ -4,6 +4,7 @@
 mod all_reduce;
 mod convert;
 mod graph;
+mod join;
 mod memory;
 mod queue;
 mod reduce;
@@ -13,10 +14,11 @@ use std::sync::{Arc, Mutex};
 
 use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Machine, Origin, Request};
-use myelon_meet::{Process, Watch, share_windows};
+use myelon_meet::Watch;
 use myelon_ring::{HostWindows, WindowLayout};
 
 use self::all_reduce::{Engine, Job};
+pub(crate) use self::join::join;
 pub(crate) use self::memory::HostMemory;
 use self::memory::HostSpan;
 use self::queue::{Event, HostQueue, caught, lock};
@@ -27,7 +29,6 @@ use crate::error::Error;
 use crate::group::Group;
 use crate::memory::Region;
 use crate::stream::Stream;
-use crate::told::Peers;
 use crate::tuning_file::Tuned;
 
 /// The ranks of `config` as threads.
@@ -40,33 +41,12 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
     for rank in 0..ranks {
         let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
-        opened.push(Box::new(HostRank::new(rank, layout, cores, engine, group.clone(), None)));
+        let calls =
+            HostCalls { rank, group: group.clone(), engine: Mutex::new(engine), last_call: Mutex::default() };
+        let ring_bytes = layout.bytes() as u64;
+        opened.push(Box::new(HostRank { ring_bytes, cores, calls: Arc::new(calls), watch: None }));
     }
     Ok(Opened { ranks: opened, tuned })
-}
-
-/// One rank of `config` as this process, once all its peers are there.
-pub(crate) fn join(config: &Config, process: &Process) -> Result<(Box<dyn RankBackend>, Tuned), Error> {
-    let (rank, ranks) = (process.rank(), process.ranks());
-    // Those of the node: what this process may use may differ from rank to rank, and plans must not.
-    let cores = cores_online();
-    let Shape { tuned, layout, credit_batch } = shape(config, ranks, cores)?;
-    let mut session = process.join(&[
-        ("backend", Backend::Host.to_string()),
-        ("lanes of the rings", layout.lanes().to_string()),
-        ("slots of a ring", layout.capacity().to_string()),
-        ("bytes of a slot", layout.slot_bytes().to_string()),
-        ("slots after which credit is returned", credit_batch.to_string()),
-        ("deadline", format!("{} ms", config.deadline().as_secs_f64() * 1e3)),
-        ("first sequence", config.first_sequence().to_string()),
-    ])?;
-    let windows = share_windows(&mut session, layout, config.first_sequence(), process.limit())?;
-    let voice = session.voice();
-    let group = Arc::new(Group::of_process(ranks, Peers { rank, voice: voice.clone() }));
-    let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
-    let hearing = group.clone();
-    let watch = session.watch(voice, move |peer, event| hearing.hear(peer, event))?;
-    Ok((Box::new(HostRank::new(rank, layout, cores, engine, group, Some(watch))), tuned))
 }
 
 /// What all ranks of a communicator have alike.
@@ -87,22 +67,6 @@ fn shape(config: &Config, ranks: usize, cores: usize) -> Result<Shape, Error> {
     Ok(Shape { tuned, layout, credit_batch })
 }
 
-/// Processors of this node, whatever this process may use of them.
-fn cores_online() -> usize {
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    let here = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    cores_in(&online).unwrap_or_else(here)
-}
-
-/// The number of processors in a list such as `0-3,8`.
-fn cores_in(list: &str) -> Option<usize> {
-    list.trim().split(',').try_fold(0, |sum, part| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        Some(sum + (last + 1).checked_sub(first)?)
-    })
-}
-
 /// What a tuning of host ranks depends on: the library, the processor and how many of it there are.
 fn origin(cores: usize) -> Origin {
     let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -119,20 +83,6 @@ struct HostRank {
     calls: Arc<HostCalls>,
     /// Sees what happens to the peers, where they are other processes.
     watch: Option<Watch>,
-}
-
-impl HostRank {
-    fn new(
-        rank: usize,
-        layout: WindowLayout,
-        cores: usize,
-        engine: Engine,
-        group: Arc<Group>,
-        watch: Option<Watch>,
-    ) -> Self {
-        let calls = HostCalls { rank, group, engine: Mutex::new(engine), last_call: Mutex::default() };
-        Self { ring_bytes: layout.bytes() as u64, cores, calls: Arc::new(calls), watch }
-    }
 }
 
 /// What makes the calls of a rank, one by one or by a graph.
@@ -247,17 +197,5 @@ impl RankBackend for HostRank {
 impl Drop for HostRank {
     fn drop(&mut self) {
         self.calls.group.drop_rank(self.calls.rank);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processors_are_counted_from_the_list_of_the_system() {
-        assert_eq!([cores_in("0-3,8\n"), cores_in("0"), cores_in("0-1")], [Some(5), Some(1), Some(2)]);
-        assert_eq!([cores_in(""), cores_in("3-1"), cores_in("a")], [None; 3]);
-        assert!(cores_online() > 0);
     }
 }
