@@ -186,7 +186,9 @@ impl Rank {
 }
 
 fn join(process: &Process, deadline: Duration) -> Result<Communicator, Error> {
-    Communicator::builder().backend(Backend::Host).deadline(deadline).join(process)
+    // Near the wrap.
+    let builder = Communicator::builder().backend(Backend::Host).first_sequence(u64::MAX - 3);
+    builder.deadline(deadline).join(process)
 }
 
 /// Open descriptors, threads and mappings of windows, once the workers of what was dropped have ended.
