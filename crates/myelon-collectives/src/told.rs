@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::call::CallWord;
 use crate::error::Error;
 
+/// Words of an error that travel: what a panic says has any length, and a note must fit a socket at once.
+const CHARACTERS_MAX: usize = 4000;
+
 /// Tells the peers of a rank, which are other processes.
 pub(crate) struct Peers {
     /// This process's rank.
@@ -80,7 +83,10 @@ impl Told {
             }
             Error::PeerDead { rank, peer, reason } => Self::PeerDead { rank, peer, reason },
             Error::PeerFailed { peer, message } => Self::PeerFailed { peer, message },
-            other => Self::PeerFailed { peer: teller, message: other.to_string() },
+            other => {
+                let message = other.to_string().chars().take(CHARACTERS_MAX).collect();
+                Self::PeerFailed { peer: teller, message }
+            }
         }
     }
 
@@ -144,6 +150,8 @@ mod tests {
     fn other_errors_arrive_as_words_with_the_rank_that_had_them() {
         let error = travelled(&Error::Task { message: "boom".into() });
         assert_eq!(error.to_string(), "rank 3 failed: a task on the stream panicked: boom");
+        let long = travelled(&Error::Task { message: "boom".repeat(1 << 20) });
+        assert_eq!(long.to_string().len(), "rank 3 failed: ".len() + CHARACTERS_MAX);
         assert!(matches!(error_in(2, b"{"), Error::PeerFailed { peer: 2, .. }));
         assert_eq!((completed_in(b"17"), completed_in(b"")), (17, 0));
     }

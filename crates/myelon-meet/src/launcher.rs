@@ -19,8 +19,9 @@ pub enum Launcher {
     OpenMpi,
     /// A launcher with PMI, as MPICH's: `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`, `MPI_LOCALNRANKS`, `PMI_JOBID`.
     Pmi,
-    /// `srun`: `SLURM_PROCID`, `SLURM_NTASKS` (or `SLURM_STEP_NUM_TASKS`), `SLURM_LOCALID`, `SLURM_STEP_NUM_NODES`
-    /// (or `SLURM_NNODES`), `SLURM_JOB_ID`, `SLURM_STEP_ID`.
+    /// `srun`: `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS` (or `SLURM_NTASKS`), `SLURM_LOCALID`, `SLURM_STEP_NUM_NODES`
+    /// (or `SLURM_NNODES`), `SLURM_JOB_ID`, `SLURM_STEP_ID` (or `SLURM_STEPID`). Without a step it is a batch script,
+    /// which is one process and no rank.
     Slurm,
 }
 
@@ -44,6 +45,9 @@ const RANK_NAMES: [(Launcher, &str, &[&str]); 5] = [
     (Launcher::Pmi, "PMI_RANK", &["PMI_SIZE"]),
     (Launcher::Slurm, "SLURM_PROCID", &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"]),
 ];
+
+/// What Slurm calls a step, now and formerly.
+const SLURM_STEP: [&str; 2] = ["SLURM_STEP_ID", "SLURM_STEPID"];
 
 /// Names that say which rank a process is, for errors.
 pub(crate) fn looked_for() -> String {
@@ -80,6 +84,9 @@ impl Names<'_> {
     pub fn process(&self) -> Result<Option<Process>, MeetError> {
         for (launcher, rank_name, ranks_names) in RANK_NAMES {
             let Some(rank) = self.number(rank_name)? else { continue };
+            if launcher == Launcher::Slurm && self.first(&SLURM_STEP).is_none() {
+                continue;
+            }
             let ranks_name = ranks_names[ranks_names.len() - 1];
             let Some(ranks) = self.first_number(ranks_names)? else {
                 // A rank alone is some other program's word, but for ours.
@@ -143,7 +150,7 @@ impl Names<'_> {
             }
             Launcher::Pmi => self.text("PMI_JOBID").into_iter().collect::<Vec<_>>(),
             Launcher::Slurm => {
-                ["SLURM_JOB_ID", "SLURM_STEP_ID"].into_iter().filter_map(|name| self.text(name)).collect()
+                [self.text("SLURM_JOB_ID"), self.first(&SLURM_STEP)].into_iter().flatten().collect()
             }
         };
         let parts = match (parts.is_empty(), rustix::process::getppid()) {
@@ -233,6 +240,8 @@ mod tests {
         assert_eq!(here(&both), (Launcher::OpenMpi, 1, 2, 1, "given".into()));
         // A number of ranks alone is no place, nor is a name that other programs use too.
         assert_eq!(found(&[("MYELON_RANKS", "4"), ("RANK", "2"), ("WORLD_SIZE", "")]), Ok(None));
+        // A batch script of Slurm, before any srun.
+        assert_eq!(found(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_JOB_ID", "7")]), Ok(None));
     }
 
     #[test]
@@ -245,9 +254,9 @@ mod tests {
                 ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
             ],
             [("PMI_RANK", "0"), ("PMI_SIZE", "4"), ("MPI_LOCALNRANKS", "1")],
-            [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_STEP_NUM_NODES", "2")],
+            [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_NNODES", "2")],
         ] {
-            let error = found(&pairs).unwrap_err();
+            let error = found(&[&pairs[..], &[("SLURM_STEPID", "0")]].concat()).unwrap_err();
             assert!(matches!(error, MeetError::ManyNodes { .. }), "{error}");
             assert!(error.to_string().contains("one node"), "{error}");
         }

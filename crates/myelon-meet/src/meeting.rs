@@ -259,7 +259,7 @@ fn come(process: &Process, hello: &Hello, limit: &Limit) -> Result<Vec<Option<Wi
     let (path, text) = (process.folder(), serde_json::to_vec(hello).expect("text and numbers"));
     // Rank 0 answers at its own limit, which may end a little later than this one's.
     let answer = Limit::new(process.limit() + REFUSAL);
-    let mut note = "; it was never there";
+    let (mut missing, mut note) = (vec![0], "; it was never there");
     while limit.left().is_some() {
         let socket = match Folder::open(&path)? {
             Some(folder) => folder.connect()?,
@@ -277,13 +277,16 @@ fn come(process: &Process, hello: &Hello, limit: &Limit) -> Result<Vec<Option<Wi
         }
         match wire.receive_within(&answer)? {
             Received::Message(message) => return welcomed(process, wire, message),
-            Received::Nothing => note = "; it is there, and says nothing",
+            Received::Nothing => {
+                missing = (1..process.ranks()).filter(|&rank| rank != process.rank()).collect();
+                note = " or one of them; rank 0 is there, and still waits";
+            }
             // A meeting that ended just now, or a rank 0 that did: the next one may come.
             Received::Closed(_) => limit.nap(),
         }
     }
     let what = named(process);
-    Err(MeetError::Late { what, waited_ms: limit.waited_ms(), missing: vec![0], note: note.into() })
+    Err(MeetError::Late { what, waited_ms: limit.waited_ms(), missing, note: note.into() })
 }
 
 fn welcomed(process: &Process, wire: Wire, message: Message) -> Result<Vec<Option<Wire>>, MeetError> {
