@@ -108,7 +108,9 @@ impl Communicator {
     /// [`crate::Launcher`] for the names. Returns when all ranks are there.
     ///
     /// The same calls mean the same as over threads. A peer whose process dies is noticed at once: calls in flight
-    /// end with [`Error::PeerDead`], as do later ones. So a program drops its communicator before it ends.
+    /// end with [`Error::PeerDead`], and later ones fail with it. So a program drops its communicator before it ends.
+    /// What happens to one rank reaches the others as a message, so a call that is made in the same moment may still
+    /// be enqueued, and fail on its way.
     ///
     /// # Errors
     ///
