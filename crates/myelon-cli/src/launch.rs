@@ -14,6 +14,8 @@ use crate::failure::Failure;
 
 /// How long the others may go on after a rank has failed. They know at once, unless they are stopped or still meet.
 const GRACE: Duration = Duration::from_secs(2);
+/// The exit code of bad usage.
+const USAGE: i32 = 2;
 /// What is kept of the words of a rank.
 const WORDS_MAX: usize = 16 << 10;
 
@@ -137,8 +139,9 @@ impl Started {
         let code = ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
         let words = self.ranks[first].words.take().and_then(|words| words.join().ok()).unwrap_or_default();
         let words = words.trim();
-        // What only one rank can know, such as that its memory is short, has not been said yet.
-        if !words.is_empty() {
+        let is_usage = |ended: Option<Ended>| ended.is_some_and(|ended| ended.status.code() == Some(USAGE));
+        // What only one rank can know, such as that its memory is short, has not been said yet. Usage is bad on all.
+        if !words.is_empty() && !is_usage(self.ranks[0].ended) {
             eprintln!("rank {first}: {words}");
         }
         let late: Vec<String> =

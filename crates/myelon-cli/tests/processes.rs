@@ -102,6 +102,8 @@ fn what_cannot_be_joined_is_refused() {
     assert!(stderr.contains("ranks on one node are needed"), "{stderr}");
     let (_, stderr) = run(2, &["all-reduce", "--started-by", "1"]);
     assert!(stderr.contains("--processes"), "{stderr}");
+    let (_, stderr) = run(2, &["all-reduce", "--processes", "--slots", "3"]);
+    assert_eq!(stderr.matches("power of two").count(), 1, "{stderr}");
     let (_, stderr) = run(1, &["all-reduce", "--processes", "--backend", "cuda"]);
     assert!(stderr.contains("the cuda backend for a process a rank is not supported"), "{stderr}");
 }

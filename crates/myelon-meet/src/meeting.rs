@@ -226,6 +226,12 @@ fn refuse(wire: &Wire, error: &MeetError) {
     let _ = wire.send(Kind::Refused, &text, &[], &Limit::new(REFUSAL));
 }
 
+/// What [`refuse`] told.
+pub(crate) fn refusal(peer: usize, told: &[u8]) -> MeetError {
+    let (needed, seen) = ("a reason".into(), "a refusal without one".into());
+    serde_json::from_slice(told).unwrap_or(MeetError::Protocol { peer, needed, seen })
+}
+
 /// Gives every two ranks but rank 0 a connection of their own.
 fn introduce(come: &mut [Option<Wire>], limit: &Limit) -> Result<(), MeetError> {
     // What each rank gets, in the order of its peers: those below it have been given their end before.
@@ -295,10 +301,7 @@ fn welcomed(process: &Process, wire: Wire, message: Message) -> Result<Vec<Optio
     match message.kind {
         Kind::Welcome if message.fds.len() == ranks - 2 => {}
         Kind::Welcome => return Err(strange(format!("{} sockets for {ranks} ranks", message.fds.len()))),
-        Kind::Refused => {
-            let why = serde_json::from_slice(&message.bytes);
-            return Err(why.unwrap_or_else(|_| strange("a refusal without a reason".into())));
-        }
+        Kind::Refused => return Err(refusal(0, &message.bytes)),
         kind => return Err(strange(format!("{kind:?}"))),
     }
     let mut sockets = message.fds.into_iter();

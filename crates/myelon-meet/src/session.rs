@@ -9,6 +9,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::error::MeetError;
 use crate::limit::Limit;
+use crate::meeting::refusal;
 use crate::watch::{Event, Voice, Watch};
 use crate::wire::{BYTES_MAX, FDS_MAX, Kind, Outgoing, Received, Wire};
 
@@ -186,6 +187,8 @@ fn part(peer: usize, wire: &mut Wire, number: u64) -> Result<Option<Told>, MeetE
         Received::Message(message) => match message.kind {
             Kind::Exchange => Ok(Some(Told { bytes: message.bytes, fds: message.fds })),
             Kind::Goodbye => Err(MeetError::Left { peer, during }),
+            // Rank 0 lost somebody when all had come, and some were told so already.
+            Kind::Refused => Err(refusal(peer, &message.bytes)),
             kind => {
                 let (needed, seen) = (format!("its part of exchange {number}"), format!("{kind:?}"));
                 Err(MeetError::Protocol { peer, needed, seen })
