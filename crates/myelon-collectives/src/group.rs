@@ -3,11 +3,14 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::Error;
+use crate::late::DOCTOR;
 
 /// The first error, and who has come how far.
 pub(crate) struct Group {
     first_error: OnceLock<Error>,
     ranks: Mutex<Vec<Calls>>,
+    /// Other programs see what the ranks record.
+    is_recorded: bool,
 }
 
 /// The calls of one rank.
@@ -20,7 +23,16 @@ struct Calls {
 
 impl Group {
     pub fn new(ranks: usize) -> Self {
-        Self { first_error: OnceLock::new(), ranks: Mutex::new(vec![Calls::default(); ranks]) }
+        Self {
+            first_error: OnceLock::new(),
+            ranks: Mutex::new(vec![Calls::default(); ranks]),
+            is_recorded: false,
+        }
+    }
+
+    /// The event of the first error says where the rest can be seen, if other programs see what ranks record.
+    pub fn recorded(self, is_recorded: bool) -> Self {
+        Self { is_recorded, ..self }
     }
 
     /// The error that ends every call of every rank, once there is one.
@@ -31,7 +43,8 @@ impl Group {
     /// Ends every call of every rank with `error`, unless there is an earlier one, which is returned.
     pub fn poison(&self, error: Error) -> &Error {
         self.first_error.get_or_init(|| {
-            tracing::warn!(%error, "the communicator is poisoned");
+            let next = if self.is_recorded { DOCTOR } else { "" };
+            tracing::warn!(%error, next, "the communicator is poisoned");
             error
         })
     }

@@ -66,7 +66,10 @@ impl Folder {
         } else if metadata.uid() != user {
             ("a folder of this user", format!("one of user {}", metadata.uid()))
         } else if metadata.mode() & 0o077 != 0 {
-            ("a folder that nobody else may use (mode 0700)", format!("mode {:04o}", metadata.mode() & 0o7777))
+            (
+                "a folder that nobody else may use (mode 0700)",
+                format!("mode {:04o}", metadata.mode() & 0o7777),
+            )
         } else {
             return Ok(Some(Self { path: path.to_owned() }));
         };
@@ -104,7 +107,8 @@ impl Folder {
     pub fn clear(&self) -> Result<usize, RecordError> {
         let own = Identity::own();
         let files = self.files()?;
-        let pages: Vec<(&PathBuf, Option<Page>)> = files.iter().map(|path| (path, Page::open(path))).collect();
+        let pages: Vec<(&PathBuf, Option<Page>)> =
+            files.iter().map(|path| (path, Page::open(path))).collect();
         let is_over = |page: &Page| match page.life() {
             Life::Dead => true,
             Life::Alive => page.is_closed() && page.header().pid == own.pid,
@@ -125,7 +129,8 @@ impl Folder {
 
     /// A new file of zeros for the page of a rank: nobody else's, whole, mode 0600.
     pub(crate) fn new_file(&self, name: &str, other: &str) -> Result<(PathBuf, File), RecordError> {
-        let open = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
         let mut path = self.path.join(format!("{name}.{ENDING}"));
         let mut file = open(&path);
         if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {

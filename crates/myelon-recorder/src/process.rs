@@ -46,7 +46,9 @@ impl Identity {
         }
         match stat(self.pid) {
             // One that has ended and that nobody has waited for is still listed.
-            Some((state, started)) if started == self.started && !matches!(state, 'Z' | 'X' | 'x') => Life::Alive,
+            Some((state, started)) if started == self.started && !matches!(state, 'Z' | 'X' | 'x') => {
+                Life::Alive
+            }
             _ => Life::Dead,
         }
     }

@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn a_reader_never_sees_half_of_what_was_written() {
         loom::model(|| {
-            let words: Arc<[atomic::AtomicU64; 3]> = Arc::new(std::array::from_fn(|_| atomic::AtomicU64::new(0)));
+            let words: Arc<[atomic::AtomicU64; 3]> =
+                Arc::new(std::array::from_fn(|_| atomic::AtomicU64::new(0)));
             let theirs = words.clone();
             // The reader is the thread that comes second: loom lets a load see older values, not later ones.
             let reader = loom::thread::spawn(move || {

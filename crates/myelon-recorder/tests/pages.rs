@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use myelon_recorder::{
-    About, Backend, Count, ErrorCode, Folder, Late, Life, Page, ROWS, RecordError, Recorder, Row, State, Waits,
+    About, Backend, Count, ErrorCode, Folder, Late, Life, Page, ROWS, RecordError, Recorder, Row, State,
+    Waits,
 };
 
 fn place() -> (tempfile::TempDir, Folder) {
@@ -69,7 +70,10 @@ fn a_page_says_what_the_rank_does() {
     recorder.failed(ErrorCode::Stalled, "rank 1 waited for rank 0");
     recorder.failed(ErrorCode::Other, "another error");
     let failure = page.failure().unwrap();
-    assert_eq!((failure.number, failure.code(), failure.text()), (2, ErrorCode::Stalled, "rank 1 waited for rank 0"));
+    assert_eq!(
+        (failure.number, failure.code(), failure.text()),
+        (2, ErrorCode::Stalled, "rank 1 waited for rank 0")
+    );
     assert_eq!((page.calls()[1].state(), page.calls()[1].error()), (State::Failed, Some(ErrorCode::Stalled)));
     let counts = Count::ALL.map(|count| page.count(count));
     let busy = calls[0].ended_ns - calls[0].started_ns + page.calls()[1].ended_ns - calls[1].started_ns;
@@ -144,7 +148,10 @@ fn a_reader_never_sees_a_torn_row() {
             while !stop.load(Ordering::Relaxed) || looks < 10 {
                 let calls = page.calls();
                 for row in &calls {
-                    assert_eq!((row.call, row.bytes, row.stream), (row.number * 3, row.number * 5, row.number * 7));
+                    assert_eq!(
+                        (row.call, row.bytes, row.stream),
+                        (row.number * 3, row.number * 5, row.number * 7)
+                    );
                     assert_eq!(row.state() == State::Done, row.ended_ns != 0, "{row:?}");
                     assert_eq!(row.state() == State::Made, row.started_ns == 0, "{row:?}");
                 }
@@ -188,7 +195,10 @@ fn only_this_user_may_look() {
     fs::write(&file, "").unwrap();
     for (path, seen) in [(&open, "mode 0750"), (&link, "something else"), (&file, "something else")] {
         for error in [Folder::create(path).unwrap_err(), Folder::existing(path).unwrap_err()] {
-            assert!(matches!(error, RecordError::NotPrivate { .. }) && error.to_string().contains(seen), "{error}");
+            assert!(
+                matches!(error, RecordError::NotPrivate { .. }) && error.to_string().contains(seen),
+                "{error}"
+            );
         }
     }
     assert_eq!(mode(&open), 0o750);

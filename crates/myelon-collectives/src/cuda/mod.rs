@@ -15,6 +15,7 @@ use myelon_kernel::{
     Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
 use myelon_lanes::{Machine, Origin};
+use myelon_recorder::Row;
 use myelon_ring::words::FaultCode;
 use myelon_ring::{Inbox, WindowLayout};
 
@@ -29,6 +30,7 @@ use crate::error::Error;
 use crate::group::Group;
 use crate::memory::Region;
 use crate::op::ReduceOp;
+use crate::record::{self, Opening, RankRecord};
 use crate::settings::Kernels;
 use crate::stream::Stream;
 
@@ -76,7 +78,16 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     }
 
     let last_calls = (0..ranks).map(|_| Mutex::default()).collect();
-    let shared = Arc::new(Shared { group: Group::new(ranks), rings: opened, last_calls });
+    let opening = Opening {
+        place: &config.record,
+        communicator: record::new_communicator(),
+        ranks,
+        backend: Backend::Cuda,
+        deadline: config.deadline(),
+    };
+    let records = record::open(&opening, 0..ranks);
+    let group = Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some()));
+    let shared = Arc::new(Shared { group, rings: opened, records, last_calls });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -132,6 +143,7 @@ fn open_devices(config: &Config) -> Result<(Vec<Device>, u32), Error> {
 struct Shared {
     group: Group,
     rings: Vec<RankRings>,
+    records: Vec<Arc<RankRecord>>,
     /// The last call of each rank: the next one comes after it, whatever stream it is on.
     last_calls: Vec<Mutex<Option<StreamUse>>>,
 }
@@ -160,6 +172,7 @@ impl Shared {
     fn poison(&self, error: Error) -> Error {
         let first = self.group.poison(error).clone();
         self.rings[0].abort();
+        self.records.iter().for_each(|record| record.failed(&first));
         first
     }
 }
@@ -253,17 +266,20 @@ impl RankBackend for CudaRank {
         let launched = if let Some(calls) = recorded.as_mut() {
             // Nothing is made, so nobody waits for it.
             let launched = launch().map_err(error_of)?;
-            *calls += 1;
+            record::join(calls, &record::row(call, input, output, queue.number()));
             launched
         } else {
             drop(recorded);
             let _eager = queue.check_eager("a call")?;
             let mut last_call = self.shared.last_call(self.rank);
-            let number = self.shared.group.make_call(self.rank)?;
+            let number = self.shared.group.make_call(self.rank);
+            let number = number.inspect_err(|error| self.record().failed(error))?;
             let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
             // The peers' calls can't complete without this one.
             let launched = chained.and_then(|()| launch());
             let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
+            let row = record::row(call, input, output, queue.number());
+            self.shared.records[self.rank].made(Row { number, ..row });
             last_call.clone_from(&launched.work);
             queue.carries_call(number);
             launched
@@ -278,6 +294,10 @@ impl RankBackend for CudaRank {
             bytes: input.bytes() as u64,
             ranks: plan.ranks as usize,
         })
+    }
+
+    fn record(&self) -> &RankRecord {
+        &self.shared.records[self.rank]
     }
 
     fn device(&self) -> Option<&Device> {
@@ -301,6 +321,7 @@ impl Drop for CudaRank {
         if !before && group.first_error().is_some() {
             self.rings().abort();
         }
+        self.record().close(group.first_error().is_some());
     }
 }
 

@@ -6,22 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use myelon_kernel::{DeviceEvent, DeviceStream};
+use myelon_recorder::Row;
 
 use super::Shared;
 use super::errors::error_of;
 use super::graph::CudaRecording;
 use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
+use crate::record::new_stream;
 
 /// A CUDA stream of one communicator.
 pub(crate) struct CudaQueue {
     stream: Arc<DeviceStream>,
     shared: Arc<Shared>,
     rank: usize,
+    /// What the record calls it.
+    number: u64,
     /// Number of the last call that was enqueued since the last report, from 1; zero for none.
     last_call: AtomicU64,
-    /// Calls that a capture has recorded, while there is one.
-    recorded: Mutex<Option<u64>>,
+    /// Calls that a capture has recorded, together, while there is one.
+    recorded: Mutex<Option<Row>>,
     /// What a task's panic said.
     task_error: Arc<Mutex<Option<Error>>>,
 }
@@ -29,7 +33,8 @@ pub(crate) struct CudaQueue {
 impl CudaQueue {
     pub fn new(stream: DeviceStream, shared: Arc<Shared>, rank: usize) -> Self {
         let (stream, task_error) = (Arc::new(stream), Arc::default());
-        Self { stream, shared, rank, last_call: AtomicU64::new(0), recorded: Mutex::default(), task_error }
+        let (last_call, recorded) = (AtomicU64::new(0), Mutex::default());
+        Self { stream, shared, rank, number: new_stream(), last_call, recorded, task_error }
     }
 
     pub fn stream(&self) -> &Arc<DeviceStream> {
@@ -44,6 +49,11 @@ impl CudaQueue {
         self.rank
     }
 
+    /// What the record calls it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Refuses a stream that is not one of `rank` in the communicator of `shared`.
     pub fn check_belongs(&self, shared: &Arc<Shared>, rank: usize) -> Result<(), Error> {
         if Arc::ptr_eq(&self.shared, shared) && self.rank == rank {
@@ -54,13 +64,13 @@ impl CudaQueue {
 
     /// Calls that a capture has recorded, while there is one. As long as the guard is held, none begins or
     /// ends.
-    pub fn recorded(&self) -> MutexGuard<'_, Option<u64>> {
+    pub fn recorded(&self) -> MutexGuard<'_, Option<Row>> {
         // Nothing panics while it is held.
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses `what` while the stream is captured, by us or by anybody.
-    pub fn check_eager(&self, what: &'static str) -> Result<MutexGuard<'_, Option<u64>>, Error> {
+    pub fn check_eager(&self, what: &'static str) -> Result<MutexGuard<'_, Option<Row>>, Error> {
         let recorded = self.recorded();
         if recorded.is_some() || self.stream.is_captured().map_err(error_of)? {
             return Err(Error::Capturing { what });
@@ -96,6 +106,10 @@ impl Queue for CudaQueue {
         if call_error.is_none() {
             // Calls are chained over streams: the earlier ones are complete too.
             self.shared.group.complete_to(self.rank, last_call);
+            self.shared.records[self.rank].done_to(last_call);
+        }
+        if let Some(error) = &call_error {
+            self.shared.records[self.rank].failed(error);
         }
         call_error.or(task_error).map_or(Ok(()), Err)
     }

@@ -5,6 +5,7 @@ mod all_reduce;
 mod convert;
 mod graph;
 mod memory;
+mod patience;
 mod queue;
 mod reduce;
 
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Machine, Origin, Request};
+use myelon_recorder::Row;
 use myelon_ring::{HostWindows, WindowLayout};
 
 use self::all_reduce::{Engine, Job};
@@ -25,6 +27,7 @@ use crate::communicator::Launch;
 use crate::error::Error;
 use crate::group::Group;
 use crate::memory::Region;
+use crate::record::{self, Opening, RankRecord};
 use crate::stream::Stream;
 
 /// The ranks of `config` as threads.
@@ -39,12 +42,21 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
     let windows = HostWindows::new(layout, config.first_sequence())?;
-    let group = Arc::new(Group::new(ranks));
+    let opening = Opening {
+        place: &config.record,
+        communicator: record::new_communicator(),
+        ranks,
+        backend: Backend::Host,
+        deadline: config.deadline(),
+    };
+    let records = record::open(&opening, 0..ranks);
+    let group = Arc::new(Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some())));
     let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
-    for rank in 0..ranks {
-        let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
-        let calls =
-            HostCalls { rank, group: group.clone(), engine: Mutex::new(engine), last_call: Mutex::default() };
+    for (rank, record) in records.into_iter().enumerate() {
+        let engine =
+            Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone(), record.clone())?;
+        let (group, engine) = (group.clone(), Mutex::new(engine));
+        let calls = HostCalls { rank, group, record, engine, last_call: Mutex::default() };
         opened.push(Box::new(HostRank { ring_bytes: layout.bytes() as u64, cores, calls: Arc::new(calls) }));
     }
     Ok(Opened { ranks: opened, tuned })
@@ -70,6 +82,7 @@ struct HostRank {
 struct HostCalls {
     rank: usize,
     group: Arc<Group>,
+    record: Arc<RankRecord>,
     engine: Mutex<Engine>,
     /// Happens when the call made last has ended, on whatever stream it is.
     last_call: Mutex<Option<Arc<Event>>>,
@@ -80,15 +93,18 @@ impl HostCalls {
         self.group.first_error().cloned()
     }
 
-    /// Makes `calls` calls on `queue`, behind the earlier ones: `run` gets what carries a call out.
+    /// Makes the calls of `made` on `queue`, behind the earlier ones: `run` gets what carries a call out.
     fn enqueue(
         self: &Arc<Self>,
         queue: &HostQueue,
-        calls: u64,
+        made: Row,
         run: impl FnOnce(&mut dyn FnMut(&Job) -> Result<(), Error>) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let mut last_call = lock(&self.last_call);
-        self.group.make_calls(self.rank, calls)?;
+        let last = self.group.make_calls(self.rank, made.calls);
+        let first = last.inspect_err(|error| self.record.failed(error))? + 1 - made.calls;
+        let (stream, flags) = (queue.number(), made.flags & Row::GRAPH);
+        let made_ns = self.record.made(Row { number: first, stream, ..made });
         let ended = Arc::new(Event::default());
         let before = last_call.replace(ended.clone());
         let this = self.clone();
@@ -96,8 +112,17 @@ impl HostCalls {
             if let Some(before) = before {
                 before.wait();
             }
-            let result = caught(|| run(&mut |job| lock(&this.engine).run(job)));
-            let result = result.map_err(|error| this.group.poison(error).clone());
+            let mut number = first;
+            let mut call = |job: &Job| {
+                let row = Row { number, stream, made_ns, flags: job.row.flags | flags, ..job.row };
+                number += 1;
+                lock(&this.engine).run(job, row)
+            };
+            let result = caught(|| run(&mut call)).map_err(|error| {
+                let error = this.group.poison(error).clone();
+                this.record.failed(&error);
+                error
+            });
             ended.set();
             result
         }));
@@ -141,7 +166,9 @@ impl RankBackend for HostRank {
         let queue: &HostQueue = queue.downcast_ref().expect("the call has checked the backend");
         let plan = call.choice.plan;
         let bytes = input.bytes() as u64;
+        let row = record::row(call, input, output, queue.number());
         let job = Job {
+            row,
             word: call.word,
             dtype: call.dtype,
             op: call.op,
@@ -151,7 +178,7 @@ impl RankBackend for HostRank {
         };
         match &mut *queue.recorded() {
             Some(recorded) => recorded.push_call(&self.calls, job)?,
-            None => self.calls.enqueue(queue, 1, move |call| call(&job))?,
+            None => self.calls.enqueue(queue, row, move |call| call(&job))?,
         }
         Ok(Launch {
             kernel: format!("host_ring_{}_{}", call.dtype, call.op),
@@ -165,6 +192,10 @@ impl RankBackend for HostRank {
         })
     }
 
+    fn record(&self) -> &RankRecord {
+        &self.calls.record
+    }
+
     fn device(&self) -> Option<&Device> {
         None
     }
@@ -176,6 +207,8 @@ impl RankBackend for HostRank {
 
 impl Drop for HostRank {
     fn drop(&mut self) {
-        self.calls.group.drop_rank(self.calls.rank);
+        let HostCalls { group, record, rank, .. } = &*self.calls;
+        group.drop_rank(*rank);
+        record.close(group.first_error().is_some());
     }
 }

@@ -10,12 +10,15 @@ use crossbeam::channel::{Sender, unbounded};
 use super::graph::{HostRecording, Recorded};
 use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
+use crate::record::new_stream;
 
 type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// A stream: tasks go to a thread, which ends when all handles are gone and all tasks are done.
 pub(super) struct HostQueue {
     place: Place,
+    /// What the record calls it.
+    number: u64,
     tasks: Sender<Task>,
     /// What went wrong first since the last report.
     failed: Arc<Mutex<Option<Error>>>,
@@ -40,7 +43,13 @@ impl HostQueue {
             Error::OutOfMemory { what: "a thread for a stream".into(), reason: error.to_string() }
         })?;
         let place = Place { backend: Backend::Host, device: Some(rank) };
-        Ok(Self { place, tasks, failed, recorded: Mutex::default() })
+        let number = new_stream();
+        Ok(Self { place, number, tasks, failed, recorded: Mutex::default() })
+    }
+
+    /// What the record calls it.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Enqueues a task; what it returns is reported by the next wait.
