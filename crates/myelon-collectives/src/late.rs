@@ -49,3 +49,26 @@ pub(crate) fn warn(
         deadline.as_secs_f64()
     );
 }
+
+/// Warns that `rank` has waited long for its calls up to `number`, which `peer` has not even made. What the GPUs wait
+/// for is not known until they give up.
+pub(crate) fn warn_uncalled(
+    rank: usize,
+    number: u64,
+    peer: usize,
+    peer_made: u64,
+    waited: Duration,
+    deadline: Duration,
+) {
+    tracing::warn!(
+        rank,
+        peer,
+        number,
+        peer_made,
+        waited_us = waited.as_micros() as u64,
+        deadline_us = deadline.as_micros() as u64,
+        "a call is late: rank {rank} waits since {:.1} s for calls up to {number}, of which rank {peer} has made \
+         {peer_made}",
+        waited.as_secs_f64()
+    );
+}

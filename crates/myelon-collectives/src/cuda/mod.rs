@@ -6,6 +6,7 @@ mod graph;
 mod memory;
 mod queue;
 mod report;
+mod watch;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,11 +24,13 @@ use self::errors::{error_of, fault_error};
 use self::memory::CudaMemory;
 use self::queue::CudaQueue;
 pub use self::report::cuda_report;
+use self::watch::Watched;
 use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
 use crate::group::Group;
+use crate::late;
 use crate::memory::Region;
 use crate::op::ReduceOp;
 use crate::record::{self, Opening, RankRecord};
@@ -87,7 +90,8 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     };
     let records = record::open(&opening, 0..ranks);
     let group = Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some()));
-    let shared = Arc::new(Shared { group, rings: opened, records, last_calls });
+    let deadline = config.deadline();
+    let shared = Arc::new(Shared { group, rings: opened, deadline, records, last_calls });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -143,6 +147,7 @@ fn open_devices(config: &Config) -> Result<(Vec<Device>, u32), Error> {
 struct Shared {
     group: Group,
     rings: Vec<RankRings>,
+    deadline: Duration,
     records: Vec<Arc<RankRecord>>,
     /// The last call of each rank: the next one comes after it, whatever stream it is on.
     last_calls: Vec<Mutex<Option<StreamUse>>>,
@@ -174,6 +179,16 @@ impl Shared {
         self.rings[0].abort();
         self.records.iter().for_each(|record| record.failed(&first));
         first
+    }
+}
+
+impl Watched for Shared {
+    fn late(&self, rank: usize, call: u64, waited: Duration) {
+        let mut behind = (0..self.rings.len()).map(|peer| (peer, self.group.calls_made(peer)));
+        // Work of the program's own may take long. A peer that has not even called is another matter.
+        if let Some((peer, made)) = behind.find(|&(_, made)| made < call) {
+            late::warn_uncalled(rank, call, peer, made, waited, self.deadline);
+        }
     }
 }
 

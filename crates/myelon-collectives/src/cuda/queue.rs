@@ -11,6 +11,7 @@ use myelon_recorder::Row;
 use super::Shared;
 use super::errors::error_of;
 use super::graph::CudaRecording;
+use super::watch::Waiting;
 use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
 use crate::record::new_stream;
@@ -98,7 +99,12 @@ impl Queue for CudaQueue {
         // ORDER: Relaxed is enough, as above. Read first: a call that another thread enqueues while this one
         // waits is not for this wait to report.
         let last_call = self.last_call.load(Ordering::Relaxed);
+        let waiting = (last_call != 0).then(|| {
+            let late_after = self.shared.records[self.rank].late_after();
+            Waiting::begin(self.shared.clone(), self.rank, last_call, late_after)
+        });
         self.stream.synchronize().map_err(error_of)?;
+        drop(waiting);
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
         let _ = self.last_call.compare_exchange(last_call, 0, Ordering::Relaxed, Ordering::Relaxed);
