@@ -130,6 +130,33 @@ fn a_failure_stays_to_be_read_until_the_next_communicator_comes() {
     drop(next);
 }
 
+/// A task that does not end holds up a rank's first call; its second one is on another stream. When the peer has
+/// given up, the rank's other stream is free too, although the task still runs.
+#[test]
+fn a_call_behind_one_that_is_held_up_ends_when_the_communicator_has_failed() {
+    let (_around, path) = folder();
+    let mut ranks = builder(&path).deadline(Duration::from_secs(1)).build().unwrap();
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    ranks[0]
+        .stream()
+        .host_task(move || {
+            let _ = held.recv();
+        })
+        .unwrap();
+    call(&mut ranks[0], 100);
+    call(&mut ranks[1], 100);
+    let (stream, mut buffer) = (ranks[0].new_stream().unwrap(), ranks[0].buffer::<f32>(100).unwrap());
+    ranks[0].all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream).unwrap();
+    let error = stream.synchronize().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stalled);
+    let pages = pages(&path);
+    let states: Vec<State> = pages[0].calls().iter().map(Row::state).collect();
+    assert_eq!(states, [State::Made, State::Made], "neither was begun");
+    assert_eq!(pages[1].calls()[0].state(), State::Failed);
+    drop(hold);
+    assert_eq!(ranks[0].stream().synchronize().unwrap_err().kind(), ErrorKind::Stalled);
+}
+
 #[derive(Clone, Default)]
 struct Text(Arc<Mutex<Vec<u8>>>);
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 
-use crate::clock::now_ns;
+use crate::clock::{now_ns, tick_ns};
 use crate::error::RecordError;
 use crate::folder::Folder;
 use crate::memory::Memory;
@@ -143,10 +143,10 @@ impl Recorder {
 
     /// The rank makes a call, or by a graph `row.calls` of them. The state is [`State::Made`], whatever `row` says.
     ///
-    /// Returns when that was.
+    /// Returns when that was, as of the last tick of the system.
     pub fn made(&self, row: Row) -> u64 {
         let mut entries = lock(&self.made);
-        let made_ns = now_ns();
+        let made_ns = tick_ns();
         let bytes_through = self.count(Count::BytesMade) + row.bytes;
         let row = Row { state: State::Made as u32, made_ns, bytes_through, ..row };
         self.put_row(MADE_ROWS_AT, *entries, &row);

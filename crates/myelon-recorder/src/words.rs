@@ -10,7 +10,8 @@
 //! | `160..` | [`ROWS`] of [`Row`], each behind its sequence: calls made | the end that makes calls |
 //! | then | as many: calls begun | the end that carries them out |
 //!
-//! A page of another [`VERSION`] is not read: what lies where may have changed.
+//! A page of another [`VERSION`] is not read: what lies where, or what a number means, may have changed. The numbers
+//! of algorithms and of call words are the library's; who changes those raises the version too.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -248,7 +249,7 @@ pub struct Row {
     pub bytes: u64,
     /// Bytes of all payloads of this rank up to here; in calls made only.
     pub bytes_through: u64,
-    /// When it was made, as [`crate::now_ns`] counts.
+    /// When it was made, as [`crate::now_ns`] counts, but some milliseconds early: the clock is that of the ticks.
     pub made_ns: u64,
     /// When it began, or 0.
     pub started_ns: u64,

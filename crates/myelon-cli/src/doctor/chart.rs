@@ -114,8 +114,11 @@ impl Seat {
         }
     }
 
-    /// The call that the rank is in, or that comes next.
+    /// The call that the rank is in, or that comes next; none once it has failed, for it begins no other.
     pub fn current(&self) -> Option<&Row> {
+        if self.failure.is_some() {
+            return None;
+        }
         self.calls.iter().find(|row| is_pending(row))
     }
 

@@ -45,6 +45,7 @@ a column a rank.
   running 12.1 s     it runs since then; on a rank whose process has ended: died in it
   made 12.1 s        it was made, and waits for its turn; on GPUs it may run
   failed 3.0 s       it failed after so long
+  not begun          an earlier call failed
   -                  the rank never made it
   ?                  the rank has made so many calls since that it is not kept
 A row where ranks part is marked, and what each of them called is listed below it.

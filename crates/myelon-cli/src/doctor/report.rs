@@ -114,6 +114,7 @@ fn cell(chart: &Chart, seat: &Seat, number: u64) -> String {
         State::Done => took,
         State::Failed => format!("failed {took}"),
         State::Running if seat.life == Life::Dead => "died in it".into(),
+        State::Made if seat.failure.is_some() => "not begun".into(),
         State::Made if seat.life == Life::Dead => "made".into(),
         state => format!("{} {}", state.name(), span(chart.age_ns(row))),
     }

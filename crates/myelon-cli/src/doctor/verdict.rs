@@ -187,6 +187,9 @@ fn behind(chart: &Chart, verdict: &mut Verdict) {
     let held: Vec<(usize, &Seat, &Row)> = chart
         .seated()
         .filter(|(_, seat)| chart.backend == Backend::Host && goes_on(seat))
+        .filter(|(_, seat)| {
+            seat.failure.is_none() || seat.calls.iter().all(|row| row.state() != State::Failed)
+        })
         .filter_map(|(rank, seat)| Some((rank, seat, seat.call(number).filter(is_open)?)))
         .filter(|(.., row)| row.state() == State::Made && age >= limit)
         .collect();

@@ -109,11 +109,16 @@ impl HostCalls {
         let before = last_call.replace(ended.clone());
         let this = self.clone();
         queue.enqueue(Box::new(move || {
+            // The call before may be held up by a task on its own stream. Once the communicator has failed, nothing
+            // is begun any more, and nobody has to wait for that.
             if let Some(before) = before {
-                before.wait();
+                before.wait_unless(|| this.group.first_error().is_some());
             }
             let mut number = first;
             let mut call = |job: &Job| {
+                if let Some(error) = this.group.first_error() {
+                    return Err(error.clone());
+                }
                 let row = Row { number, stream, made_ns, flags: job.row.flags | flags, ..job.row };
                 number += 1;
                 lock(&this.engine).run(job, row)

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, unbounded};
 
@@ -137,6 +137,16 @@ impl Event {
                 return at;
             }
             at = self.happened.wait(at).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits no longer than until `is_over`, which is asked now and then.
+    pub fn wait_unless(&self, is_over: impl Fn() -> bool) {
+        const NOW_AND_THEN: Duration = Duration::from_millis(20);
+        let mut at = lock(&self.at);
+        while at.is_none() && !is_over() {
+            let waited = self.happened.wait_timeout(at, NOW_AND_THEN);
+            at = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
