@@ -281,9 +281,9 @@ mod tests {
         let row = |number| Row { number, calls: 1, bytes: 1 << 30, ..Row::default() };
         let times = [1, 2].map(|number| recorder.made(row(number)));
         assert!(times[0] <= times[1]);
-        recorder.start(row(1));
+        recorder.start(row(1), false);
         recorder.done(&Waits { data_ns: u64::MAX / 2, longest_ns: 2_000_000, ..Waits::default() });
-        recorder.start(row(2));
+        recorder.start(row(2), false);
         let mut lines = look(&folder.pages().unwrap(), &mut looks);
         assert_eq!(lines.len(), 1);
         lines.remove(0)

@@ -154,10 +154,10 @@ impl RankRecord {
         self.recorder.as_ref().map_or(0, |recorder| recorder.made(row))
     }
 
-    /// A call is begun.
-    pub fn start(&self, row: Row) {
+    /// A call is begun, which may follow the last one with nothing in between.
+    pub fn start(&self, row: Row, follows: bool) {
         if let Some(recorder) = &self.recorder {
-            recorder.start(row);
+            recorder.start(row, follows);
         }
     }
 
@@ -189,8 +189,8 @@ impl RankRecord {
         }
     }
 
-    /// The communicator has failed, and with it the call that was begun, if there is one.
-    pub fn failed(&self, error: &Error) {
+    /// The communicator has failed, and with it the call that `was_begun`, if one was.
+    pub fn failed(&self, error: &Error, was_begun: bool) {
         if let Some(recorder) = &self.recorder {
             let code = match error.first().kind() {
                 ErrorKind::Stalled => ErrorCode::Stalled,
@@ -199,7 +199,11 @@ impl RankRecord {
                 ErrorKind::Protocol => ErrorCode::Protocol,
                 _ => ErrorCode::Other,
             };
-            recorder.failed(code, &error.to_string());
+            if was_begun {
+                recorder.failed(code, &error.to_string());
+            } else {
+                recorder.refused(code, &error.to_string());
+            }
         }
     }
 

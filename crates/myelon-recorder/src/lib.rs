@@ -25,7 +25,7 @@
 //! let folder = Folder::create(&place)?;
 //! let recorder = Recorder::in_folder(&folder, &About { communicator: 7, ranks: 2, ..About::default() })?;
 //! recorder.made(Row { number: 1, calls: 1, bytes: 4096, ..Row::default() });
-//! recorder.start(Row { number: 1, calls: 1, bytes: 4096, ..Row::default() });
+//! recorder.start(Row { number: 1, calls: 1, bytes: 4096, ..Row::default() }, false);
 //!
 //! let pages = folder.pages()?; // as another program would
 //! let calls = pages[0].calls();

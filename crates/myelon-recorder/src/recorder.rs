@@ -1,6 +1,7 @@
 //! The end that writes a page.
 
 use std::fs;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use crate::error::RecordError;
 use crate::folder::Folder;
 use crate::memory::Memory;
 use crate::process::{Identity, program};
-use crate::sequence::{read, write};
+use crate::sequence::{read, write, write_some};
 use crate::words::{
     Backend, Count, ErrorCode, FAILURE_AT, Failure, HEADER_AT, Header, LATE_AT, Late, MADE_ROWS_AT, MAGIC,
     PAGE_BYTES, RAN_ROWS_AT, ROW_WORDS, ROWS, Row, State, VERSION, cut, words_of,
@@ -55,24 +56,21 @@ pub struct Waits {
 
 /// The page of one rank, for the rank to write.
 ///
-/// Calls are made and carried out at two ends, which may be on two threads and do not wait for each other. Calls are
-/// carried out in the order in which they were made, one at a time. Nothing is allocated but for the text of an
-/// error. Dropping it removes the file, as [`Recorder::close`] does.
+/// Calls are made at one end and carried out at another, which may be on two threads and do not wait for each other.
+/// Each end is used by one thread at a time, and carries calls out in the order in which they were made, one after the
+/// other: that is the caller's to see to, by locks that it has anyway. Else rows may mix calls; nothing worse.
+///
+/// Nothing is allocated but for the text of an error. Dropping it removes the file, as [`Recorder::close`] does.
 pub struct Recorder {
     memory: Memory,
     file: Option<PathBuf>,
     /// A fork of the process must not remove the file.
     pid: u32,
-    made: Mutex<u64>,
-    ran: Mutex<Ran>,
-}
-
-/// What the end that carries calls out knows.
-struct Ran {
-    /// Calls begun.
-    begun: u64,
-    /// The last of them.
-    row: Row,
+    /// Rows of calls made, and of calls begun. Each end has its own.
+    made: AtomicU64,
+    begun: AtomicU64,
+    /// For what is rare and may come from any thread.
+    rare: Mutex<()>,
 }
 
 impl Recorder {
@@ -132,8 +130,8 @@ impl Recorder {
         // ORDER recorder/open: Release pairs with the fence of `Page::open` behind its look at the magic. Without it
         // a reader could take a page for whole of which it sees no owner yet.
         words[HEADER_AT].store(MAGIC, Ordering::Release);
-        let ran = Mutex::new(Ran { begun: 0, row: Row::zeroed() });
-        Self { memory, file, pid: std::process::id(), made: Mutex::new(0), ran }
+        let (pid, made, begun) = (std::process::id(), AtomicU64::new(0), AtomicU64::new(0));
+        Self { memory, file, pid, made, begun, rare: Mutex::new(()) }
     }
 
     /// Its file; none where it lies in plain memory.
@@ -145,35 +143,39 @@ impl Recorder {
     ///
     /// Returns when that was, as of the last tick of the system.
     pub fn made(&self, row: Row) -> u64 {
-        let mut entries = lock(&self.made);
         let made_ns = tick_ns();
         let bytes_through = self.count(Count::BytesMade) + row.bytes;
         let row = Row { state: State::Made as u32, made_ns, bytes_through, ..row };
-        self.put_row(MADE_ROWS_AT, *entries, &row);
-        *entries += 1;
+        self.put_row(MADE_ROWS_AT, next(&self.made), &row);
         self.set(Count::BytesMade, bytes_through);
         self.set(Count::CallsMade, row.number + row.calls.saturating_sub(1));
         made_ns
     }
 
-    /// The oldest call that was made and not begun is begun.
-    pub fn start(&self, row: Row) {
-        let mut ran = lock(&self.ran);
-        ran.row = Row { state: State::Running as u32, started_ns: now_ns(), ..row };
-        self.put_row(RAN_ROWS_AT, ran.begun, &ran.row);
-        ran.begun += 1;
+    /// The oldest call that was made and not begun is begun. One that `follows` the last one without anything in
+    /// between has begun when that one ended; the clock is not asked.
+    pub fn start(&self, row: Row, follows: bool) {
+        // ORDER: Relaxed is enough. Only this end writes it.
+        let before = self.begun.load(Ordering::Relaxed);
+        let ended_ns = if follows && before > 0 { self.last_row()[ENDED].load(Ordering::Relaxed) } else { 0 };
+        let started_ns = if ended_ns == 0 { now_ns() } else { ended_ns };
+        let row = Row { state: State::Running as u32, started_ns, ..row };
+        self.put_row(RAN_ROWS_AT, next(&self.begun), &row);
     }
 
     /// The call that was begun has waited so much more.
     pub fn waited(&self, waits: &Waits) {
-        let mut ran = lock(&self.ran);
-        self.add_waits(&mut ran, waits);
+        let more_ns = waits.data_ns + waits.credit_ns;
+        let row = self.last_row();
+        // ORDER: Relaxed is enough, here and below. Only this end writes these words.
+        write_some(row, [(WAITED - 1, row[WAITED].load(Ordering::Relaxed) + more_ns)]);
+        self.count_waits(waits);
     }
 
     /// The call that was begun waits for so long that it is late.
     pub fn late(&self, late: Late) {
-        let ran = lock(&self.ran);
-        let late = Late { number: ran.row.number, at_ns: now_ns(), ..late };
+        let number = self.last_row()[NUMBER].load(Ordering::Relaxed);
+        let late = Late { number, at_ns: now_ns(), ..late };
         let words: [u64; words_of::<Late>()] = bytemuck::cast(late);
         write(&self.memory.words()[LATE_AT..FAILURE_AT], &words);
         self.add(Count::CallsLate, 1);
@@ -181,35 +183,41 @@ impl Recorder {
 
     /// The call that was begun is complete; it has waited so much more.
     pub fn done(&self, waits: &Waits) {
-        let mut ran = lock(&self.ran);
-        self.add_waits(&mut ran, waits);
-        self.end(&mut ran, State::Done, 0);
-        self.set(Count::CallsDone, ran.row.number);
-        self.add(Count::BytesDone, ran.row.bytes);
+        self.end(State::Done, 0, waits.data_ns + waits.credit_ns);
+        self.count_waits(waits);
+        let row = self.last_row();
+        self.set(Count::CallsDone, row[NUMBER].load(Ordering::Relaxed));
+        self.add(Count::BytesDone, row[BYTES].load(Ordering::Relaxed));
     }
 
-    /// A call has failed: the one that was begun and not done, or else one that could not be made. Of several
-    /// failures the first is kept.
+    /// The call that was begun has failed.
     pub fn failed(&self, code: ErrorCode, text: &str) {
-        let mut ran = lock(&self.ran);
-        let is_running = ran.begun > 0 && ran.row.state() == State::Running;
-        if is_running {
-            self.end(&mut ran, State::Failed, code as u32);
-            self.add(Count::CallsFailed, 1);
-        }
+        self.end(State::Failed, code as u32, 0);
+        self.add(Count::CallsFailed, 1);
+        self.fail(self.last_row()[NUMBER].load(Ordering::Relaxed), code, text);
+    }
+
+    /// The communicator has failed, and calls of this rank are not made or not begun for that. Any thread may say so;
+    /// of several failures the first is kept.
+    pub fn refused(&self, code: ErrorCode, text: &str) {
+        self.fail(0, code, text);
+    }
+
+    fn fail(&self, number: u64, code: ErrorCode, text: &str) {
+        let _rare = self.rare();
         let words = &self.memory.words()[FAILURE_AT..MADE_ROWS_AT];
         let mut known = [0; words_of::<Failure>()];
         if !read(words, &mut known) {
-            let failure = Failure::new(if is_running { ran.row.number } else { 0 }, now_ns(), code, text);
+            let failure = Failure::new(number, now_ns(), code, text);
             let new: [u64; words_of::<Failure>()] = bytemuck::cast(failure);
             write(words, &new);
         }
     }
 
     /// Somebody has waited for the first `number` calls, which are complete. For backends that do not see calls
-    /// begin and end.
+    /// begin and end; any thread may say so.
     pub fn done_to(&self, number: u64) {
-        let _ran = lock(&self.ran);
+        let _rare = self.rare();
         if number <= self.count(Count::CallsDone) {
             return;
         }
@@ -224,7 +232,7 @@ impl Recorder {
     /// The rank is dropped. A page that is `kept` stays where it is, marked, for as long as nobody
     /// [clears](Folder::clear) it; else its file is removed.
     pub fn close(&self, kept: bool) {
-        let _made = lock(&self.made);
+        let _rare = self.rare();
         if self.count(Count::Closed) == 1 {
             return;
         }
@@ -235,8 +243,10 @@ impl Recorder {
         }
     }
 
-    fn add_waits(&self, ran: &mut Ran, waits: &Waits) {
-        ran.row.waited_ns += waits.data_ns + waits.credit_ns;
+    fn count_waits(&self, waits: &Waits) {
+        if waits.polls_data + waits.polls_credit == 0 {
+            return;
+        }
         self.add(Count::PollsData, waits.polls_data);
         self.add(Count::PollsCredit, waits.polls_credit);
         self.add(Count::WaitedDataNs, waits.data_ns);
@@ -244,10 +254,19 @@ impl Recorder {
         self.set(Count::LongestNs, waits.longest_ns.max(self.count(Count::LongestNs)));
     }
 
-    fn end(&self, ran: &mut Ran, state: State, error: u32) {
-        ran.row = Row { state: state as u32, error, ended_ns: now_ns(), ..ran.row };
-        self.put_row(RAN_ROWS_AT, ran.begun - 1, &ran.row);
-        self.add(Count::BusyNs, ran.row.ended_ns - ran.row.started_ns);
+    fn end(&self, state: State, error: u32, more_ns: u64) {
+        let row = self.last_row();
+        let ended_ns = now_ns();
+        let states: u64 = bytemuck::cast([state as u32, error]);
+        let waited_ns = row[WAITED].load(Ordering::Relaxed) + more_ns;
+        write_some(row, [(STATES - 1, states), (ENDED - 1, ended_ns), (WAITED - 1, waited_ns)]);
+        self.add(Count::BusyNs, ended_ns - row[STARTED].load(Ordering::Relaxed));
+    }
+
+    /// The words of the call that was begun last, behind their sequence.
+    fn last_row(&self) -> &[AtomicU64] {
+        let last = self.begun.load(Ordering::Relaxed).wrapping_sub(1);
+        &self.memory.words()[row_at(RAN_ROWS_AT, last)..][..ROW_WORDS]
     }
 
     fn put_row(&self, ring: usize, entry: u64, row: &Row) {
@@ -259,6 +278,11 @@ impl Recorder {
         let mut values = [0; words_of::<Row>()];
         read(&self.memory.words()[row_at(ring, entry)..][..ROW_WORDS], &mut values)
             .then(|| bytemuck::cast(values))
+    }
+
+    fn rare(&self) -> MutexGuard<'_, ()> {
+        // A panic while it was held can't have left a word half written.
+        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn word(&self, count: Count) -> &AtomicU64 {
@@ -290,10 +314,22 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while it was held can't have left a word half written, and a row says itself whether it is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The number of the next row of an end.
+fn next(rows: &AtomicU64) -> u64 {
+    // ORDER: Relaxed is enough. Only this end writes it.
+    let row = rows.load(Ordering::Relaxed);
+    rows.store(row + 1, Ordering::Relaxed);
+    row
 }
+
+/// Words of a row, behind its sequence.
+const NUMBER: usize = 1 + offset_of!(Row, number) / 8;
+const STATES: usize = 1 + offset_of!(Row, state) / 8;
+const BYTES: usize = 1 + offset_of!(Row, bytes) / 8;
+const STARTED: usize = 1 + offset_of!(Row, started_ns) / 8;
+const ENDED: usize = 1 + offset_of!(Row, ended_ns) / 8;
+const WAITED: usize = 1 + offset_of!(Row, waited_ns) / 8;
+const _: () = assert!(offset_of!(Row, error) == offset_of!(Row, state) + 4);
 
 impl std::fmt::Debug for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

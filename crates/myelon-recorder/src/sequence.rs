@@ -38,17 +38,23 @@ const LOOKS: usize = 2;
 /// Writes `values` behind the sequence `words[0]`. One writer at a time.
 #[inline]
 pub(crate) fn write<W: Word>(words: &[W], values: &[u64]) {
+    assert_eq!(words.len(), 1 + values.len());
+    write_some(words, values.iter().copied().enumerate());
+}
+
+/// Writes some of the values behind the sequence `words[0]`, each at its place. One writer at a time.
+#[inline]
+pub(crate) fn write_some<W: Word>(words: &[W], values: impl IntoIterator<Item = (usize, u64)>) {
     let (sequence, words) = words.split_first().expect("a sequence is in front");
-    assert_eq!(words.len(), values.len());
     // ORDER: Relaxed is enough. Only this writer stores it.
     let before = sequence.load(Ordering::Relaxed);
     sequence.store(before.wrapping_add(1), Ordering::Relaxed);
     // ORDER recorder/torn: Release pairs with the second fence of `read`: who sees a value below sees the odd
     // sequence too. Without it a reader could take a new value between two looks at the old sequence.
     W::fence(Ordering::Release);
-    for (word, &value) in words.iter().zip(values) {
+    for (place, value) in values {
         // ORDER: Relaxed is enough. The sequence says whether it may be used.
-        word.store(value, Ordering::Relaxed);
+        words[place].store(value, Ordering::Relaxed);
     }
     // ORDER recorder/row: Release pairs with the first fence of `read`. Without it a reader could see the even
     // sequence before the values.

@@ -54,13 +54,13 @@ fn a_page_says_what_the_rank_does() {
     assert_eq!((page.calls(), page.current()), (vec![], None));
 
     (1..=3).for_each(|number| assert!(recorder.made(row(number)) > 0));
-    recorder.start(row(1));
+    recorder.start(row(1), false);
     let late = Late { peer: 0, lane: 2, waiting_for: 1, needed: 9, seen: 8, waited_ns: 5, ..Late::default() };
     recorder.late(late);
     let seen = page.late(1).unwrap();
     assert_eq!((seen.number, seen.lane, seen.needed, seen.seen, page.late(2)), (1, 2, 9, 8, None));
     recorder.done(&Waits { polls_data: 4, polls_credit: 1, data_ns: 30, credit_ns: 10, longest_ns: 25 });
-    recorder.start(row(2));
+    recorder.start(row(2), false);
     let calls = page.calls();
     let states: Vec<State> = calls.iter().map(Row::state).collect();
     assert_eq!(states, [State::Done, State::Running, State::Made]);
@@ -68,7 +68,7 @@ fn a_page_says_what_the_rank_does() {
     assert_eq!((calls[0].waited_ns, page.current().unwrap().number), (40, 2));
 
     recorder.failed(ErrorCode::Stalled, "rank 1 waited for rank 0");
-    recorder.failed(ErrorCode::Other, "another error");
+    recorder.refused(ErrorCode::Other, "another error");
     let failure = page.failure().unwrap();
     assert_eq!(
         (failure.number, failure.code(), failure.text()),
@@ -88,7 +88,7 @@ fn the_last_calls_stay_and_a_long_queue_does_not_hide_the_call_that_runs() {
     let rows = ROWS as u64;
     for number in 1..=rows + 10 {
         recorder.made(row(number));
-        recorder.start(row(number));
+        recorder.start(row(number), false);
         recorder.done(&Waits::default());
     }
     let numbers = |page: &Page| page.calls().iter().map(|row| row.number).collect::<Vec<_>>();
@@ -97,7 +97,7 @@ fn the_last_calls_stay_and_a_long_queue_does_not_hide_the_call_that_runs() {
     for number in stuck..stuck + 5 * rows {
         recorder.made(row(number));
     }
-    recorder.start(row(stuck));
+    recorder.start(row(stuck), false);
     let calls = page.calls();
     assert_eq!(page.current(), calls.iter().find(|row| row.number == stuck).copied());
     assert_eq!(page.current().unwrap().state(), State::Running);
@@ -120,15 +120,30 @@ fn where_ends_are_not_seen_calls_are_done_when_somebody_has_waited() {
     assert_eq!((page.current().unwrap().number, page.backend()), (12, Backend::Cuda));
 }
 
+#[test]
+fn a_call_that_follows_begins_when_the_last_one_ended() {
+    let (_around, folder) = place();
+    let recorder = Recorder::in_folder(&folder, &about(7, 0)).unwrap();
+    for (number, follows) in [(1, true), (2, true), (3, false)] {
+        recorder.made(row(number));
+        std::thread::sleep(Duration::from_millis(2));
+        recorder.start(row(number), follows);
+        recorder.done(&Waits::default());
+    }
+    let calls = only(&folder).calls();
+    assert!(calls[0].started_ns > 0 && calls[1].started_ns == calls[0].ended_ns);
+    assert!(calls[2].started_ns >= calls[1].ended_ns + 2_000_000);
+}
+
 /// A graph whose first calls were begun: they stand for themselves, the others are still to come.
 #[test]
 fn a_graph_is_cut_where_its_calls_have_begun() {
     let (_around, folder) = place();
     let recorder = Recorder::in_folder(&folder, &about(7, 0)).unwrap();
     recorder.made(Row { calls: 4, flags: Row::GRAPH, ..row(1) });
-    recorder.start(row(1));
+    recorder.start(row(1), false);
     recorder.done(&Waits::default());
-    recorder.start(row(2));
+    recorder.start(row(2), false);
     let calls = only(&folder).calls();
     let shown: Vec<_> = calls.iter().map(|row| (row.number, row.calls, row.state())).collect();
     assert_eq!(shown, [(1, 1, State::Done), (2, 1, State::Running), (3, 2, State::Made)]);
@@ -167,7 +182,7 @@ fn a_reader_never_sees_a_torn_row() {
         while start.elapsed() < Duration::from_millis(700) {
             number += 1;
             recorder.made(row(number));
-            recorder.start(row(number));
+            recorder.start(row(number), number % 7 == 0);
             recorder.done(&Waits::default());
         }
         // ORDER: Relaxed is enough, as above.
@@ -238,7 +253,7 @@ fn a_page_goes_with_its_rank_unless_it_is_kept() {
 
     let failed = Recorder::in_folder(&folder, &about(9, 0)).unwrap();
     let alive = Recorder::in_folder(&folder, &about(9, 1)).unwrap();
-    failed.failed(ErrorCode::Stalled, "x");
+    failed.refused(ErrorCode::Stalled, "x");
     failed.close(true);
     drop(failed);
     assert_eq!(folder.pages().unwrap().iter().filter(|page| page.is_closed()).count(), 1);
@@ -283,7 +298,7 @@ fn pages_of_the_dead_are_read_and_then_cleared() {
         let communicator = std::env::var("COMMUNICATOR").unwrap().parse().unwrap();
         let recorder = Recorder::in_folder(&folder, &about(communicator, 0)).unwrap();
         let _times = [1, 2].map(|number| recorder.made(row(number)));
-        recorder.start(row(1));
+        recorder.start(row(1), false);
         std::thread::sleep(Duration::from_secs(60));
         return;
     }

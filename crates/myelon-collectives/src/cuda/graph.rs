@@ -92,7 +92,7 @@ impl Replay for CudaGraph {
         }
         let mut last_call = self.shared.last_call(self.rank);
         let number = self.shared.group.make_calls(self.rank, self.calls.calls);
-        let number = number.inspect_err(|error| self.shared.records[self.rank].failed(error))?;
+        let number = number.inspect_err(|error| self.shared.records[self.rank].failed(error, false))?;
         let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
         let launched = chained.and_then(|()| self.graph.launch(queue.stream()));
         // The peers' calls can't complete without these.

@@ -177,7 +177,7 @@ impl Shared {
     fn poison(&self, error: Error) -> Error {
         let first = self.group.poison(error).clone();
         self.rings[0].abort();
-        self.records.iter().for_each(|record| record.failed(&first));
+        self.records.iter().for_each(|record| record.failed(&first, false));
         first
     }
 }
@@ -288,7 +288,7 @@ impl RankBackend for CudaRank {
             let _eager = queue.check_eager("a call")?;
             let mut last_call = self.shared.last_call(self.rank);
             let number = self.shared.group.make_call(self.rank);
-            let number = number.inspect_err(|error| self.record().failed(error))?;
+            let number = number.inspect_err(|error| self.record().failed(error, false))?;
             let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
             // The peers' calls can't complete without this one.
             let launched = chained.and_then(|()| launch());

@@ -115,7 +115,7 @@ impl Queue for CudaQueue {
             self.shared.records[self.rank].done_to(last_call);
         }
         if let Some(error) = &call_error {
-            self.shared.records[self.rank].failed(error);
+            self.shared.records[self.rank].failed(error, false);
         }
         call_error.or(task_error).map_or(Ok(()), Err)
     }

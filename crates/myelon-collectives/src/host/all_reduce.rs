@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_lanes::Lanes;
-use myelon_recorder::{Late, Row};
+use myelon_recorder::{Late, Row, Waits};
 use myelon_ring::words::{Movement, RANKS_MAX, TRAILER_BYTES, WaitingFor};
 use myelon_ring::{Consumer, HostWindows, Producer, RingError, RingFault};
 
@@ -103,14 +103,14 @@ impl Engine {
         Ok(Self { rank, deadline, group, record, lanes })
     }
 
-    /// Carries out `job`, and counts and records it as completed; `row` is what is recorded of it.
+    /// Carries out `job`, this rank's call `number`, and counts it as completed. Returns what it has waited and not
+    /// yet recorded.
     ///
     /// # Errors
     ///
     /// The first error of the group, wherever it came from; the engine can't be used any more.
-    pub fn run(&mut self, job: &Job, row: Row) -> Result<(), Error> {
+    pub fn run(&mut self, job: &Job, number: u64) -> Result<Waits, Error> {
         let record = self.record.clone();
-        record.start(row);
         let peers = job.geometry.ranks() as usize - 1;
         let mut active: Vec<Progress> = (0..job.geometry.lanes())
             .map(|lane| Progress {
@@ -137,8 +137,7 @@ impl Engine {
             active.retain(|progress| !progress.is_done());
             if active.is_empty() {
                 self.group.complete_call(self.rank);
-                record.done(patience.waits());
-                return Ok(());
+                return Ok(patience.waits());
             }
             if moved {
                 patience.moved();
@@ -153,7 +152,7 @@ impl Engine {
                 if let Some(waited) = patience.late()
                     && let Some(awaited) = self.awaited(&active)
                 {
-                    self.warn(job, row.number, &awaited, waited);
+                    self.warn(job, number, &awaited, waited);
                 }
             }
         }

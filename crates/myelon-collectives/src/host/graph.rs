@@ -8,7 +8,7 @@ use myelon_recorder::Row;
 use super::HostCalls;
 use super::all_reduce::Job;
 use super::memory::Fill;
-use super::queue::HostQueue;
+use super::queue::{HostQueue, interrupt};
 use crate::backend::{Place, Queue, Recording, Replay};
 use crate::error::Error;
 use crate::record::join;
@@ -109,6 +109,7 @@ impl Replay for HostGraph {
             recorded.steps.iter().try_for_each(|step| match step {
                 Step::Call(job) => call(job),
                 Step::Fill(fill) => {
+                    interrupt();
                     fill.run();
                     Ok(())
                 }

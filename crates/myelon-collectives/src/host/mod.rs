@@ -20,7 +20,7 @@ use myelon_ring::{HostWindows, WindowLayout};
 use self::all_reduce::{Engine, Job};
 pub(crate) use self::memory::HostMemory;
 use self::memory::HostSpan;
-use self::queue::{Event, HostQueue, caught, lock};
+use self::queue::{Event, HostQueue, caught, follows, lock, next_follows};
 use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
@@ -102,30 +102,38 @@ impl HostCalls {
     ) -> Result<(), Error> {
         let mut last_call = lock(&self.last_call);
         let last = self.group.make_calls(self.rank, made.calls);
-        let first = last.inspect_err(|error| self.record.failed(error))? + 1 - made.calls;
+        let first = last.inspect_err(|error| self.record.failed(error, false))? + 1 - made.calls;
         let (stream, flags) = (queue.number(), made.flags & Row::GRAPH);
         let made_ns = self.record.made(Row { number: first, stream, ..made });
         let ended = Arc::new(Event::default());
         let before = last_call.replace(ended.clone());
         let this = self.clone();
-        queue.enqueue(Box::new(move || {
+        queue.enqueue_call(Box::new(move || {
             // The call before may be held up by a task on its own stream. Once the communicator has failed, nothing
             // is begun any more, and nobody has to wait for that.
             if let Some(before) = before {
                 before.wait_unless(|| this.group.first_error().is_some());
             }
-            let mut number = first;
+            let (mut number, mut runs) = (first, false);
             let mut call = |job: &Job| {
                 if let Some(error) = this.group.first_error() {
                     return Err(error.clone());
                 }
                 let row = Row { number, stream, made_ns, flags: job.row.flags | flags, ..job.row };
                 number += 1;
-                lock(&this.engine).run(job, row)
+                let mut engine = lock(&this.engine);
+                this.record.start(row, follows(&this));
+                runs = true;
+                let waits = engine.run(job, number - 1)?;
+                this.record.done(&waits);
+                runs = false;
+                next_follows(&this);
+                Ok(())
             };
-            let result = caught(|| run(&mut call)).map_err(|error| {
+            let result = caught(|| run(&mut call));
+            let result = result.map_err(|error| {
                 let error = this.group.poison(error).clone();
-                this.record.failed(&error);
+                this.record.failed(&error, runs);
                 error
             });
             ended.set();

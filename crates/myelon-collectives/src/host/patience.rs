@@ -70,7 +70,7 @@ impl<'a> Patience<'a> {
     }
 
     /// What has been waited and not been recorded.
-    pub fn waits(&self) -> &Waits {
-        &self.waits
+    pub fn waits(&self) -> Waits {
+        self.waits
     }
 }

@@ -1,6 +1,7 @@
 //! Streams of the host backend: a worker thread each.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +34,15 @@ impl HostQueue {
         let failed = Arc::new(Mutex::new(None));
         let report = failed.clone();
         let worker = move || {
-            for task in inbox {
+            loop {
+                let task = match inbox.try_recv() {
+                    Ok(task) => task,
+                    Err(_) => {
+                        interrupt();
+                        let Ok(task) = inbox.recv() else { break };
+                        task
+                    }
+                };
                 if let Err(error) = caught(task) {
                     lock(&report).get_or_insert(error);
                 }
@@ -52,8 +61,16 @@ impl HostQueue {
         self.number
     }
 
-    /// Enqueues a task; what it returns is reported by the next wait.
+    /// Enqueues a task; what it returns is reported by the next wait. A call behind it does not follow another one.
     pub fn enqueue(&self, task: Task) {
+        self.enqueue_call(Box::new(move || {
+            interrupt();
+            task()
+        }));
+    }
+
+    /// Enqueues a task that carries calls out.
+    pub fn enqueue_call(&self, task: Task) {
         // The worker takes tasks until this sender is gone, whatever the tasks do.
         self.tasks.send(task).expect("the worker outlives its sender");
     }
@@ -109,6 +126,26 @@ impl Queue for HostQueue {
         }));
         Ok(())
     }
+}
+
+thread_local! {
+    /// Whose call was the last thing that this worker did; its address, or 0.
+    static LAST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether the last thing that this worker did was to end a call of `calls`: then the time is known.
+pub(super) fn follows<T>(calls: &Arc<T>) -> bool {
+    LAST.get() == Arc::as_ptr(calls).addr()
+}
+
+/// A call of `calls` has ended just now.
+pub(super) fn next_follows<T>(calls: &Arc<T>) {
+    LAST.set(Arc::as_ptr(calls).addr());
+}
+
+/// Something else happens, or nothing for a while.
+pub(super) fn interrupt() {
+    LAST.set(0);
 }
 
 /// Runs `task`; a panic becomes [`Error::Task`].
