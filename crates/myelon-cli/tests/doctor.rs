@@ -49,6 +49,18 @@ fn has(text: &str, parts: &[&str]) {
     }
 }
 
+/// Asks the doctor until it says `sentence`, which it has to in time.
+fn until(folder: &Path, sentence: &str, patience: Duration) {
+    let start = Instant::now();
+    loop {
+        let text = run_any(folder);
+        if text.contains(sentence) {
+            return;
+        }
+        assert!(start.elapsed() < patience, "no `{sentence}` in\n{text}");
+    }
+}
+
 #[test]
 fn a_rank_that_does_not_come_is_named_and_one_that_comes_is_well() {
     let (_around, folder) = folder();
@@ -61,10 +73,12 @@ fn a_rank_that_does_not_come_is_named_and_one_that_comes_is_well() {
 
     ranks[..2].iter_mut().for_each(|rank| call(rank, DataType::F32, 4096));
     let start = Instant::now();
-    let soon = run(0, &folder, &["doctor"]);
-    assert!(start.elapsed() < Duration::from_millis(900), "this machine is too slow for this test");
-    has(&soon, &["rank 2 has not made call 3 (it has made 2); ranks 0 and 1 are in it since"]);
-    std::thread::sleep(Duration::from_millis(1300).saturating_sub(start.elapsed()));
+    // Not late yet: no trouble. Both ranks have begun the call soon.
+    let soon = "rank 2 has not made call 3 (it has made 2); ranks 0 and 1 are in it since";
+    until(&folder, soon, Duration::from_millis(950));
+    until(&folder, "# rank 1 waits in call 3", Duration::from_secs(5));
+    until(&folder, "# rank 0 waits in call 3", Duration::from_secs(5));
+    assert!(start.elapsed() >= Duration::from_secs(1));
 
     let text = run(1, &folder, &["doctor"]);
     let pid = std::process::id();
@@ -73,7 +87,7 @@ fn a_rank_that_does_not_come_is_named_and_one_that_comes_is_well() {
         &[
             "3 ranks, host, opened",
             &format!("# ranks 0, 1 and 2: process {pid} (doctor-"),
-            "# rank 2 never made call 3 (it has made 2); ranks 0 and 1 are in it since 1.",
+            "# rank 2 never made call 3 (it has made 2); ranks 0 and 1 are in it since ",
             &format!("gdb -p {pid}"),
             "Whoever waits gives up after 10.0 s.",
             "# rank 0 waits in call 3 for rank 2, lane 0: what it sends to be summed, needed",
@@ -82,7 +96,7 @@ fn a_rank_that_does_not_come_is_named_and_one_that_comes_is_well() {
         ],
     );
     let row = text.lines().find(|line| line.contains("<-")).unwrap();
-    assert_eq!(row.matches("running 1.").count(), 2, "{row}");
+    assert_eq!(row.matches("running ").count(), 2, "{row}");
     assert!(row.contains("  -  all_reduce"), "{row}");
     // Only this process has ranks there.
     has(&run(0, &folder, &["doctor", "--pid", "1"]), &["no rank of process 1 records in"]);
@@ -106,13 +120,13 @@ fn a_rank_that_does_not_come_is_named_and_one_that_comes_is_well() {
             (&line["state"], &line["now_number"], &line["pid"]),
             (&"running".into(), &3.into(), &pid.into())
         );
-        assert!(line["now_us"].as_f64().unwrap() > 1.3e6, "{line}");
+        assert!(line["now_us"].as_f64().unwrap() > 1e6, "{line}");
         assert!(line["waiting_data_percent"].as_f64().unwrap() > 50.0, "{line}");
         assert_eq!((&line["calls"], &line["bytes"], &line["late"]), (&2.into(), &8192.into(), &1.into()));
     }
     assert_eq!((&lines[2]["state"], &lines[2]["waiting_data_percent"]), (&"idle".into(), &0.0.into()));
     let table = run(0, &folder, &["top", "--once", "--every", "0.1"]);
-    has(&table, &["0/3  host", "1/3  host", "2/3  host", "running 1.", " 3: all_reduce f32 sum count=4096"]);
+    has(&table, &["0/3  host", "1/3  host", "2/3  host", "running ", " 3: all_reduce f32 sum count=4096"]);
 
     // Looking has harmed nobody.
     call(&mut ranks[2], DataType::F32, 4096);
@@ -176,10 +190,9 @@ fn a_process_that_was_killed_is_examined_and_then_forgotten() {
     }
     let (_around, folder) = folder();
     let mut child = hanging_process(&folder);
-    let start = Instant::now();
-    while !run_any(&folder).contains("ranks 0 and 1: process") || !run_any(&folder).contains("count=200") {
-        assert!(start.elapsed() < Duration::from_secs(20), "{}", run_any(&folder));
-        std::thread::sleep(Duration::from_millis(20));
+    for sentence in ["ranks 0 and 1: process", "rank 1 has not made call 2 (it has made 1); rank 0 is in it"]
+    {
+        until(&folder, sentence, Duration::from_secs(20));
     }
     child.kill().unwrap();
     child.wait().unwrap();

@@ -225,13 +225,13 @@ fn a_rank_that_is_late_is_warned_of_once_and_named_and_then_the_call_fails() {
 
     let text = String::from_utf8(text.0.lock().unwrap().clone()).unwrap();
     for rank in [0, 1] {
-        let start =
-            format!("a call is late: rank {rank} waits for rank 2 since 1.0 s and gives up after 3.0 s");
+        let start = format!("a call is late: rank {rank} waits for rank 2 since ");
         // Other tests of this file may have events here too, but of two ranks.
         let lines: Vec<&str> = text.lines().filter(|line| line.contains(&start)).collect();
         assert_eq!(lines.len(), 1, "{text}");
         for part in [
             "WARN myelon_collectives::late:",
+            "s and gives up after 3.0 s",
             "peer=2",
             "number=1",
             "call=all_reduce f32 sum count=5000",
@@ -239,7 +239,7 @@ fn a_rank_that_is_late_is_warned_of_once_and_named_and_then_the_call_fails() {
             "waiting_for=\"slot of the scatter\"",
             "needed=",
             "seen=",
-            "waited_us=1",
+            "waited_us=",
             "deadline_us=3000000",
         ] {
             assert!(lines[0].contains(part), "no {part} in {}", lines[0]);

@@ -137,7 +137,7 @@ mod tests {
         let told = told.0.lock().unwrap();
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!((told[0].0, told[0].1), (1, 17));
-        assert!((300..900).contains(&told[0].2.as_millis()), "{told:?}");
+        assert!(told[0].2 >= late_after, "{told:?}");
     }
 
     #[test]
