@@ -217,6 +217,7 @@ fn unsafe_code_stays_where_it_may_be() {
         "crates/myelon-kernel/",
         "crates/myelon-meet/",
         "crates/myelon-sim/",
+        "crates/myelon-recorder/src/memory.rs",
         "tests/src/gpus.rs",
     ];
     let word = concat!("un", "safe");
@@ -240,10 +241,14 @@ fn arrows_point_down() {
     let may_know: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("myelon-ring", &[][..]),
         ("myelon-lanes", &[]),
+        ("myelon-recorder", &[]),
         ("myelon-kernel", &["myelon-lanes", "myelon-ring"]),
         ("myelon-sim", &["myelon-lanes", "myelon-ring"]),
         ("myelon-meet", &["myelon-ring"]),
-        ("myelon-collectives", &["myelon-kernel", "myelon-lanes", "myelon-meet", "myelon-ring"]),
+        (
+            "myelon-collectives",
+            &["myelon-kernel", "myelon-lanes", "myelon-meet", "myelon-recorder", "myelon-ring"],
+        ),
         (
             "myelon-cli",
             &[
@@ -251,6 +256,7 @@ fn arrows_point_down() {
                 "myelon-kernel",
                 "myelon-lanes",
                 "myelon-meet",
+                "myelon-recorder",
                 "myelon-ring",
                 "myelon-sim",
             ],

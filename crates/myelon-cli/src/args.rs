@@ -7,11 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_collectives::{Backend, DataType, ReduceOp, Settings, TuningFile};
 use myelon_lanes::{Algorithm, Forced, Policy};
 
+use crate::doctor::Doctor;
 use crate::explain::Explain;
 use crate::mode::Mode;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
 use crate::sweep::Sweep;
+use crate::top::Top;
 use crate::tune::Tune;
 
 /// Collectives for the GPUs of one NVLink node, and for host threads as ranks
@@ -23,16 +25,18 @@ pub struct Cli {
 }
 
 const EXIT_HELP: &str = "\
-Exit code: 0 all is right; 1 wrong elements, a broken rule, or the run failed; 2 bad usage or a bad setting.
+Exit code: 0 all is right; 1 wrong elements, a broken rule, ranks in trouble, or the run failed; 2 bad usage or a bad setting.
 Set MYELON_LOG=debug (or info, trace, crate=level) to see on stderr what is decided and launched.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     AllReduce(Box<AllReduce>),
+    Doctor(Doctor),
     Explain(Explain),
     Info(Info),
     Simulate(Box<Simulate>),
     Sweep(Box<Sweep>),
+    Top(Top),
     Tune(Box<Tune>),
 }
 

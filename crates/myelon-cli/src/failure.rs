@@ -58,8 +58,12 @@ fn next_step(command: &str, error: &Error) -> Option<&'static str> {
         ErrorKind::NoDriver | ErrorKind::NoDevice | ErrorKind::NoPeerAccess => {
             Some("Use --backend host to run on threads, or see 'myelon info' for what was tried.")
         }
-        ErrorKind::Stalled | ErrorKind::PeerGone => {
-            Some("Use --deadline SECONDS for a longer wait, or MYELON_LOG=debug to see who does what.")
+        ErrorKind::Stalled | ErrorKind::PeerGone => Some(
+            "Use 'myelon doctor' to see what every rank did last, --deadline SECONDS for a longer wait, or \
+                 MYELON_LOG=debug to see who does what.",
+        ),
+        ErrorKind::Disagreement => {
+            Some("Use 'myelon doctor' to see the last calls of every rank side by side.")
         }
         _ => None,
     }

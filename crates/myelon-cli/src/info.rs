@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::thread;
 
 use comfy_table::Table;
-use myelon_collectives::{Backend, Builder, ErrorKind, Settings, TuningFile, cuda_report};
+use myelon_collectives::{Backend, Builder, Communicator, ErrorKind, Settings, TuningFile, cuda_report};
 use myelon_lanes::{Machine, Tuning};
 
 use crate::all_reduce::ranks_and_devices;
@@ -61,6 +61,7 @@ fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
                 row("rings of a rank", about_bytes(first.ring_bytes())),
                 row("table", first.table_reason()),
                 row("usual table", usual),
+                row("records", records(first)),
             ];
             Ok((first.backend(), rows))
         }
@@ -70,6 +71,12 @@ fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
         // The host needs no more than threads, so this is CUDA's.
         Err(error) => Ok((Backend::Cuda, vec![row("backend", "none"), row("because", error)])),
     }
+}
+
+/// Where ranks record what they do.
+fn records(rank: &Communicator) -> String {
+    let folder = rank.record_file().and_then(|file| file.parent());
+    folder.map_or("none that others see".into(), |folder| folder.display().to_string())
 }
 
 fn host_rows() -> Vec<(String, String)> {

@@ -10,6 +10,7 @@ use crate::backend::{Backend, Opened};
 use crate::communicator::Communicator;
 use crate::error::{Error, ErrorKind};
 use crate::graph::refuse_in_capture;
+use crate::record::RecordPlace;
 use crate::settings::{Kernels, Settings};
 use crate::tuning_file::{Tuned, TuningFile};
 use crate::{cuda, host};
@@ -56,6 +57,8 @@ pub(crate) struct Config {
     /// Every buffer of every call is a window.
     pub windows: bool,
     tuning_file: TuningFile,
+    /// Where calls are recorded.
+    pub record: RecordPlace,
 }
 
 impl Builder {
@@ -71,7 +74,8 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning } = settings;
+        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning, record } =
+            settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -80,6 +84,7 @@ impl Builder {
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
         config.windows = windows.unwrap_or(config.windows);
+        config.record = record.unwrap_or_else(|| std::mem::take(&mut config.record));
         config.tuning_file = tuning.unwrap_or_else(|| std::mem::take(&mut config.tuning_file));
         self
     }
@@ -146,10 +151,20 @@ impl Builder {
         self
     }
 
-    /// How long a rank may wait for its peers without any progress; [`DEADLINE_DEFAULT`] if not said.
+    /// How long a rank may wait for its peers without any progress; [`DEADLINE_DEFAULT`] if not said. After a tenth
+    /// of it, but not before a second, an event warns of the call, once: on the host with the peer and what is
+    /// awaited, on GPUs when its completion is waited for.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.config.deadline = Some(deadline);
+        self
+    }
+
+    /// Where each rank records its last calls; [`RecordPlace::Usual`] if not said. See `myelon top` and `myelon
+    /// doctor`.
+    #[must_use]
+    pub fn record(mut self, place: impl Into<RecordPlace>) -> Self {
+        self.config.record = place.into();
         self
     }
 

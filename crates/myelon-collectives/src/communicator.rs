@@ -1,6 +1,7 @@
 //! A rank's end of a communicator: what users call.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
@@ -226,6 +227,14 @@ impl Communicator {
     /// Bytes of this rank's window, rings and room for packets, allocated when the communicator was made; calls allocate none.
     pub fn ring_bytes(&self) -> u64 {
         self.backend.ring_bytes()
+    }
+
+    /// The file in which this rank records its last calls, for `myelon top` and `myelon doctor`; none where
+    /// [`Builder::record`] said so or where it could not be had. It is removed when the rank is dropped, unless the
+    /// communicator has failed: then it stays until this user's next communicator is opened, in this process or,
+    /// once this one has ended, in any.
+    pub fn record_file(&self) -> Option<&Path> {
+        self.backend.record().file()
     }
 
     /// What this rank runs on.

@@ -412,7 +412,7 @@ fn plan_note(call: CallWord, other: CallWord) -> String {
     }
 }
 
-fn waiting_name(waiting_for: WaitingFor) -> &'static str {
+pub(crate) fn waiting_name(waiting_for: WaitingFor) -> &'static str {
     match waiting_for {
         WaitingFor::ScatterSlot => "slot of the scatter",
         WaitingFor::ScatterCredit => "credit of the scatter",

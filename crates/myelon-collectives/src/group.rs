@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use myelon_meet::Event;
 
 use crate::error::Error;
+use crate::late::DOCTOR;
 use crate::told::{Peers, completed_in, error_in};
 
 /// The first error, and who has come how far.
@@ -13,6 +14,8 @@ pub(crate) struct Group {
     first_error: OnceLock<Error>,
     /// Of a rank in another process only that it was dropped, and what it had completed then.
     ranks: Mutex<Vec<Calls>>,
+    /// Other programs see what the ranks record.
+    is_recorded: bool,
     /// The ranks that are other processes, where there are any: then all but one are.
     peers: Option<Peers>,
 }
@@ -36,7 +39,13 @@ impl Group {
     }
 
     fn with(ranks: usize, peers: Option<Peers>) -> Self {
-        Self { first_error: OnceLock::new(), ranks: Mutex::new(vec![Calls::default(); ranks]), peers }
+        let (first_error, ranks) = (OnceLock::new(), Mutex::new(vec![Calls::default(); ranks]));
+        Self { first_error, ranks, is_recorded: false, peers }
+    }
+
+    /// The event of the first error says where the rest can be seen, if other programs see what ranks record.
+    pub fn recorded(self, is_recorded: bool) -> Self {
+        Self { is_recorded, ..self }
     }
 
     /// The error that ends every call of every rank, once there is one.
@@ -52,7 +61,8 @@ impl Group {
     fn poison_from(&self, error: Error, is_ours: bool) -> &Error {
         let mut is_first = false;
         let first = self.first_error.get_or_init(|| {
-            tracing::warn!(%error, "the communicator is poisoned");
+            let next = if self.is_recorded { DOCTOR } else { "" };
+            tracing::warn!(%error, next, "the communicator is poisoned");
             is_first = true;
             error
         });

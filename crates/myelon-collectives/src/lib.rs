@@ -10,6 +10,7 @@
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | which measured tuning is followed? | [`TuningFile`], [`Communicator::table_reason`] |
 //! | what can go wrong? | [`Error`] |
+//! | what did each rank do last? | [`RecordPlace`], `myelon top`, `myelon doctor` |
 //!
 //! A program is the same on both backends; the example below runs on GPUs if there are any.
 //!
@@ -44,8 +45,10 @@ mod error;
 mod graph;
 mod group;
 mod host;
+mod late;
 mod memory;
 mod op;
+mod record;
 pub mod reference;
 mod settings;
 mod stream;
@@ -65,6 +68,7 @@ pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
 pub use myelon_meet::{Launcher, MeetError, Process, Secret};
 pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
+pub use record::RecordPlace;
 pub use settings::{Kernels, Settings};
 pub use stream::{Mark, Stream};
 pub use tuning_file::TuningFile;

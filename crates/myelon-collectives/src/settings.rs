@@ -6,6 +6,7 @@ use myelon_lanes::{Forced, Policy};
 
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::record::RecordPlace;
 use crate::tuning_file::TuningFile;
 
 /// What every name of the environment that starts with this must be known to [`Settings`].
@@ -33,6 +34,7 @@ pub enum Kernels {
 /// | `MYELON_POLICY` | a [`Policy`] | [`crate::Builder::policy`] |
 /// | `MYELON_BUFFERS` | `any`, `windows` | [`crate::Builder::windows`] |
 /// | `MYELON_TUNING` | a file, or `none`; not set means [`TuningFile::Usual`] to [`Settings::from_env`] | [`crate::Builder::tuning_file`] |
+/// | `MYELON_RECORD` | a folder, or `none` | [`crate::Builder::record`] |
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
 /// | `MYELON_KERNELS` | `auto`, `aot`, `nvrtc` | the CUDA backend |
 /// | `MYELON_CACHE_DIR` | a directory | the CUDA backend: kernels compiled at run time |
@@ -70,11 +72,13 @@ pub struct Settings {
     pub windows: Option<bool>,
     /// Which tuning file is followed.
     pub tuning: Option<TuningFile>,
+    /// Where calls are recorded.
+    pub record: Option<RecordPlace>,
 }
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
         "MYELON_ALGO",
@@ -86,6 +90,7 @@ impl Settings {
         "MYELON_BUFFERS",
         "MYELON_POLICY",
         "MYELON_TUNING",
+        "MYELON_RECORD",
         "MYELON_DEADLINE_MS",
         "MYELON_KERNELS",
         "MYELON_CACHE_DIR",
@@ -167,6 +172,13 @@ impl Settings {
                     path => Some(path.into()),
                 };
             }
+            "RECORD" => {
+                self.record = match text {
+                    "" => return Err(refuse("a folder, or none")),
+                    "none" => Some(RecordPlace::None),
+                    path => Some(path.into()),
+                };
+            }
             "DEADLINE_MS" => {
                 let ms = text.parse().ok().filter(|&ms: &u64| ms > 0);
                 let ms = ms.ok_or_else(|| refuse("a whole number of milliseconds, at least 1"))?;
@@ -213,6 +225,7 @@ mod tests {
             "windows",
             "yali",
             "/tmp/tuning.txt",
+            "/run/records",
             "250",
             "nvrtc",
             "/tmp/kernels",
@@ -241,10 +254,13 @@ mod tests {
             kernels: Kernels::Nvrtc,
             windows: Some(true),
             tuning: Some("/tmp/tuning.txt".into()),
+            record: Some("/run/records".into()),
         };
         assert_eq!(settings, expected);
         let none = Settings::parse([("MYELON_TUNING", "none")]).unwrap();
         assert_eq!(none.tuning, Some(TuningFile::None));
+        let none = Settings::parse([("MYELON_RECORD", "none")]).unwrap();
+        assert_eq!(none.record, Some(RecordPlace::None));
     }
 
     #[test]
@@ -283,6 +299,7 @@ mod tests {
             ("MYELON_BUFFERS", "own"),
             ("MYELON_POLICY", "fast"),
             ("MYELON_TUNING", ""),
+            ("MYELON_RECORD", ""),
             ("MYELON_DEADLINE_MS", "0"),
             ("MYELON_DEADLINE_MS", "1s"),
             ("MYELON_KERNELS", "ptx"),

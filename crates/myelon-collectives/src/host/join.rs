@@ -10,6 +10,7 @@ use crate::backend::{Backend, RankBackend};
 use crate::builder::Config;
 use crate::error::Error;
 use crate::group::Group;
+use crate::record::{self, Opening};
 use crate::told::Peers;
 use crate::tuning_file::Tuned;
 
@@ -29,12 +30,24 @@ pub(crate) fn join(config: &Config, process: &Process) -> Result<(Box<dyn RankBa
         ("first sequence", config.first_sequence().to_string()),
     ])?;
     let windows = share_windows(&mut session, layout, config.first_sequence(), process.limit())?;
+    // Rank 0's number is that of all.
+    let told = session.exchange(&record::new_communicator().to_le_bytes(), &[], process.limit())?;
+    let number = told[0].bytes.as_slice().try_into().map_or(0, u64::from_le_bytes);
+    let opening = Opening {
+        place: &config.record,
+        communicator: number,
+        ranks,
+        backend: Backend::Host,
+        deadline: config.deadline(),
+    };
+    let record = record::open(&opening, [rank]).remove(0);
     let voice = session.voice();
-    let group = Arc::new(Group::of_process(ranks, Peers { rank, voice: voice.clone() }));
-    let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
+    let group = Group::of_process(ranks, Peers { rank, voice: voice.clone() });
+    let group = Arc::new(group.recorded(record.file().is_some()));
+    let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone(), record.clone())?;
     let hearing = group.clone();
     let watch = session.watch(voice, move |peer, event| hearing.hear(peer, event))?;
-    let calls = HostCalls { rank, group, engine: Mutex::new(engine), last_call: Mutex::default() };
+    let calls = HostCalls { rank, group, record, engine: Mutex::new(engine), last_call: Mutex::default() };
     let ring_bytes = layout.bytes() as u64;
     Ok((Box::new(HostRank { ring_bytes, cores, calls: Arc::new(calls), watch: Some(watch) }), tuned))
 }
