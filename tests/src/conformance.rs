@@ -11,9 +11,11 @@ mod calls;
 mod failures;
 mod graphs;
 mod harness;
+mod joined;
 mod streams;
 mod tunings;
 
+pub use self::joined::join_from_now_on;
 use myelon_collectives::Builder;
 #[cfg(doc)]
 use myelon_collectives::reference;

@@ -12,8 +12,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use myelon_collectives::{
-    Backend, Communicator, DataType, DeviceStream, Error, ErrorKind, Graph, ReduceOp, Region, Stream,
+    Backend, CallWord, Communicator, DataType, DeviceStream, Error, ErrorKind, Graph, ReduceOp, Region,
+    Stream,
 };
+use myelon_recorder::{Count, Folder, Page, Row, State};
 
 const INSIDE: &str = "MYELON_TESTS_FAKE_CUDA";
 
@@ -103,8 +105,29 @@ fn nine_calls(rank: &mut Communicator, region: &Region) -> (Graph, Stream) {
     (graph, stream)
 }
 
+/// What a rank's page says after all its calls have been waited for.
+fn recorded(page: &Page) {
+    assert_eq!((page.count(Count::CallsMade), page.count(Count::CallsDone)), (CALLS, CALLS));
+    assert_eq!((page.count(Count::BytesMade), page.count(Count::BytesDone)), (CALLS * 400, CALLS * 400));
+    let calls = page.calls();
+    // A launch of a graph is one row, here of two calls.
+    let graphs = |row: &&Row| row.flags & Row::GRAPH != 0;
+    assert!(calls.iter().filter(graphs).all(|row| row.calls == 2 && row.bytes == 800));
+    assert_eq!((calls.len() as u64, calls.iter().filter(graphs).count()), (CALLS - 6, 6));
+    let word = CallWord::from_bits(calls[0].call).to_string();
+    assert!(calls.iter().all(|row| row.state() == State::Done && row.call == calls[0].call), "{calls:?}");
+    assert_eq!((word.as_str(), page.current(), page.failure()), ("all_reduce f32 sum count=100", None, None));
+    let mut next = 1;
+    for row in &calls {
+        assert_eq!(row.number, next);
+        next += row.calls;
+    }
+}
+
 fn run() {
-    let mut ranks = Communicator::builder().backend(Backend::Cuda).ranks(2).build().unwrap();
+    let records = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("records-{}", std::process::id()));
+    let builder = Communicator::builder().backend(Backend::Cuda).ranks(2).record(&records);
+    let mut ranks = builder.build().unwrap();
     let mut graphs = Vec::new();
     for _ in 0..2 {
         for rank in &mut ranks {
@@ -113,6 +136,8 @@ fn run() {
         }
     }
     assert_eq!(graphs[0].0.launch(&graphs[1].1).unwrap_err().kind(), ErrorKind::WrongDevice);
+    let folder = Folder::existing(&records).unwrap().unwrap();
+    folder.pages().unwrap().iter().for_each(recorded);
     drop(ranks.pop());
     // Two more calls than the dropped rank has made.
     let error = graphs[0].0.launch(&graphs[0].1).unwrap_err();
@@ -120,4 +145,10 @@ fn run() {
     for (graph, stream) in &graphs {
         assert_eq!(graph.launch(stream).unwrap_err().kind(), ErrorKind::Poisoned);
     }
+    // The rank that was dropped while all was well took its page along; the other's stays with its error.
+    drop((graphs, ranks));
+    let pages = folder.pages().unwrap();
+    assert_eq!((pages.len(), pages[0].header().rank, pages[0].is_closed()), (1, 0, true));
+    assert_eq!(pages[0].failure().unwrap().text(), error.to_string());
+    std::fs::remove_dir_all(&records).unwrap();
 }

@@ -212,7 +212,14 @@ fn assembly_and_cuda_stay_in_their_header() {
 
 #[test]
 fn unsafe_code_stays_where_it_may_be() {
-    let allowed = ["crates/myelon-ring/", "crates/myelon-kernel/", "crates/myelon-sim/", "tests/src/gpus.rs"];
+    let allowed = [
+        "crates/myelon-ring/",
+        "crates/myelon-kernel/",
+        "crates/myelon-meet/",
+        "crates/myelon-sim/",
+        "crates/myelon-recorder/src/memory.rs",
+        "tests/src/gpus.rs",
+    ];
     let word = concat!("un", "safe");
     let mut complaints = Vec::new();
     let mut seen_where_allowed = 0;
@@ -234,10 +241,26 @@ fn arrows_point_down() {
     let may_know: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("myelon-ring", &[][..]),
         ("myelon-lanes", &[]),
+        ("myelon-recorder", &[]),
         ("myelon-kernel", &["myelon-lanes", "myelon-ring"]),
         ("myelon-sim", &["myelon-lanes", "myelon-ring"]),
-        ("myelon-collectives", &["myelon-kernel", "myelon-lanes", "myelon-ring"]),
-        ("myelon-cli", &["myelon-collectives", "myelon-kernel", "myelon-lanes", "myelon-ring", "myelon-sim"]),
+        ("myelon-meet", &["myelon-ring"]),
+        (
+            "myelon-collectives",
+            &["myelon-kernel", "myelon-lanes", "myelon-meet", "myelon-recorder", "myelon-ring"],
+        ),
+        (
+            "myelon-cli",
+            &[
+                "myelon-collectives",
+                "myelon-kernel",
+                "myelon-lanes",
+                "myelon-meet",
+                "myelon-recorder",
+                "myelon-ring",
+                "myelon-sim",
+            ],
+        ),
     ]);
     let mut complaints = Vec::new();
     for file in files() {
@@ -268,6 +291,15 @@ fn the_readme_lists_every_setting_and_no_other() {
     let written: BTreeSet<&str> =
         readme.split(|c| !is_name(c)).filter(|word| word.starts_with("MYELON_")).collect();
     assert_eq!(written, BTreeSet::from(Settings::NAMES));
+}
+
+/// Cargo compiles the example, so the program in the README compiles, too.
+#[test]
+fn the_readme_shows_the_example_as_it_is() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let example = read("crates/myelon-collectives/examples/process.rs");
+    let program = &example[example.find("use ").unwrap()..];
+    assert!(read("README.md").contains(program), "the README has another program than the example");
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! `myelon all-reduce`: plans the cases, runs them, writes the results.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::{Context, anyhow};
-use myelon_collectives::{Backend, Builder, Communicator, DataType, ReduceOp, Settings};
+use myelon_collectives::{
+    Backend, Builder, Communicator, DEADLINE_DEFAULT, DataType, Error, Process, ReduceOp, Settings,
+};
 use myelon_lanes::format_bytes;
 use owo_colors::{OwoColorize, Stream};
 
 use crate::args::{AllReduce, Format};
 use crate::failure::Failure;
+use crate::launch;
 use crate::measure::{Bench, Case, Effort};
 use crate::mode::Mode;
 use crate::plot;
@@ -16,6 +20,12 @@ use crate::progress::Progress;
 use crate::record::{Record, bandwidths, csv_header, csv_line, json_line};
 use crate::sizes::{about_bytes, counts, sizes};
 use crate::table;
+use crate::world::World;
+
+/// The meeting of the command's own numbers, beside that of the communicator.
+pub const BESIDE: &str = "times";
+/// Ranks that are started where nobody says how many.
+const PROCESSES_DEFAULT: usize = 2;
 
 /// The largest default size on host ranks and on GPUs.
 const MAX_BYTES_HOST: u64 = 16 << 20;
@@ -26,13 +36,28 @@ pub fn largest(on_gpus: bool) -> u64 {
     if on_gpus { MAX_BYTES_CUDA } else { MAX_BYTES_HOST }
 }
 
-/// Runs the command; `true` where nothing was wrong.
-pub fn run(args: &AllReduce) -> Result<bool, Failure> {
+/// Runs the command, which `words` asked for; `true` where nothing was wrong.
+pub fn run(args: &AllReduce, words: &[OsString]) -> Result<bool, Failure> {
     let placements = args.placements();
     let (pairs, left_out) = pairs(&args.datatype.0, &args.op.0);
     check_usage(args, &pairs)?;
 
-    let communicators = builder(args, Settings::from_env()?).build()?;
+    let settings = Settings::from_env()?;
+    let (communicators, world) = if args.processes {
+        if let Some(parent) = args.started_by {
+            launch::end_with(parent)?;
+        }
+        let Some(process) = Process::find().map_err(Error::from)? else {
+            let ranks = args.ranks.map(usize::from).or(settings.ranks);
+            return launch::run(words, ranks.unwrap_or(PROCESSES_DEFAULT));
+        };
+        let deadline = args.deadline.or(settings.deadline).unwrap_or(DEADLINE_DEFAULT);
+        let world = World::join(&process.beside(BESIDE), flags(args), deadline)?;
+        (vec![builder(args, settings).join(&process)?], world)
+    } else {
+        (builder(args, settings).build()?, World::Threads)
+    };
+    let writes = world.writes();
     let (min, max) = args.sizes.byte_range(largest(communicators[0].backend() == Backend::Cuda));
     let sizes = sizes(min, max, args.sizes.step()).map_err(Failure::Usage)?;
     let lines: Vec<Line> = pairs
@@ -45,10 +70,10 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
         return Err(Failure::Usage("--plot has nothing to draw: every size is below one element".into()));
     }
 
-    let mut output = Output { format: args.format, placements: &placements };
+    let mut output = Output { format: args.format, placements: &placements, writes };
     output.begin(&header(&communicators, args.mode()))?;
     let bytes_max = usize::try_from(sizes[sizes.len() - 1]).context("the largest size")?;
-    let mut bench = Bench::new(communicators, bytes_max, args.seed, args.mode())?;
+    let mut bench = Bench::new(communicators, bytes_max, args.seed, args.mode())?.of(world);
     let effort = Effort {
         warmup: args.warmup_iters,
         samples: args.iters,
@@ -61,7 +86,9 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
     for &Line { dtype, op, count } in &lines {
         let first = records.len();
         for &in_place in &placements {
-            progress.begin(format!("{dtype} {op} {}", format_bytes((count * dtype.bytes()) as u64)));
+            if writes {
+                progress.begin(format!("{dtype} {op} {}", format_bytes((count * dtype.bytes()) as u64)));
+            }
             let case = Case { dtype, op, count, in_place };
             records.push(record(&mut bench, case, effort)?);
             progress.step();
@@ -75,10 +102,20 @@ pub fn run(args: &AllReduce) -> Result<bool, Failure> {
         summary.push(format!("two marks alone      {marks:.2} us, in the time of every call"));
     }
     output.end(&summary)?;
-    if let Some(path) = &args.plot {
+    if let (true, Some(path)) = (writes, &args.plot) {
         plot::draw(path, &records).map_err(|error| anyhow!("--plot {error}"))?;
     }
     Ok(all_right(&records))
+}
+
+/// What all ranks must have been told alike: the arguments, as they were understood, but for who started them.
+fn flags(args: &AllReduce) -> String {
+    let parts = [
+        format!("{:?} {:?} {:?}", args.sizes, args.datatype, args.op),
+        format!("{:?} {:?} {:?}", args.placements(), args.mode(), args.graph_calls),
+        format!("{} {} {} {}", args.iters, args.warmup_iters, args.check, args.seed),
+    ];
+    parts.join(" ")
 }
 
 /// Whether no checked call had a wrong element.
@@ -191,7 +228,8 @@ fn header(communicators: &[Communicator], mode: Mode) -> Vec<String> {
 pub fn ranks_and_devices(communicators: &[Communicator]) -> String {
     let mut names: Vec<String> = communicators.iter().map(Communicator::device_name).collect();
     names.dedup();
-    format!("{} on {}", communicators.len(), names.join(", "))
+    let ranks = communicators.first().map_or(0, Communicator::ranks);
+    format!("{ranks} on {}", names.join(", "))
 }
 
 /// What the run came to: wrong elements, the mean bus bandwidth, and what was left out.
@@ -217,11 +255,16 @@ fn summary(records: &[Record], left_out: &[Pair]) -> Vec<String> {
 struct Output<'a> {
     format: Format,
     placements: &'a [bool],
+    /// Else another process does.
+    writes: bool,
 }
 
 impl Output<'_> {
     fn begin(&mut self, header: &[String]) -> io::Result<()> {
         self.words(header)?;
+        if !self.writes {
+            return Ok(());
+        }
         match self.format {
             Format::Table => table::header(self.placements).iter().try_for_each(|line| say(line)),
             Format::Csv => say(&csv_header()),
@@ -230,6 +273,9 @@ impl Output<'_> {
     }
 
     fn line(&mut self, records: &[Record]) -> io::Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         match self.format {
             Format::Table => say(&table::line(records)),
             Format::Csv => records.iter().try_for_each(|record| say(&csv_line(record))),
@@ -242,6 +288,9 @@ impl Output<'_> {
     }
 
     fn words(&self, lines: &[String]) -> io::Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         lines.iter().try_for_each(|line| match self.format {
             Format::Table => say(&format!("# {line}")),
             Format::Csv | Format::Json => writeln!(io::stderr(), "# {line}"),

@@ -7,11 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_collectives::{Backend, DataType, ReduceOp, Settings, TuningFile};
 use myelon_lanes::{Algorithm, Forced, Policy};
 
+use crate::doctor::Doctor;
 use crate::explain::Explain;
 use crate::mode::Mode;
 use crate::simulate::Simulate;
 use crate::sizes::Step;
 use crate::sweep::Sweep;
+use crate::top::Top;
 use crate::tune::Tune;
 
 /// Collectives for the GPUs of one NVLink node, and for host threads as ranks
@@ -23,16 +25,18 @@ pub struct Cli {
 }
 
 const EXIT_HELP: &str = "\
-Exit code: 0 all is right; 1 wrong elements, a broken rule, or the run failed; 2 bad usage or a bad setting.
+Exit code: 0 all is right; 1 wrong elements, a broken rule, ranks in trouble, or the run failed; 2 bad usage or a bad setting.
 Set MYELON_LOG=debug (or info, trace, crate=level) to see on stderr what is decided and launched.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     AllReduce(Box<AllReduce>),
+    Doctor(Doctor),
     Explain(Explain),
     Info(Info),
     Simulate(Box<Simulate>),
     Sweep(Box<Sweep>),
+    Top(Top),
     Tune(Box<Tune>),
 }
 
@@ -116,6 +120,12 @@ pub struct AllReduce {
     /// Number of ranks, 2 to 8 [default: 2 on the host, all GPUs]
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8), value_name = "N", help_heading = "Where")]
     pub ranks: Option<u8>,
+    /// Every rank is a process, started here, or by torchrun, mpirun or srun
+    #[arg(long, help_heading = "Where")]
+    pub processes: bool,
+    /// The process that started this one as a rank, and with which it ends
+    #[arg(long, hide = true, requires = "processes", value_name = "PID")]
+    pub started_by: Option<u32>,
     /// How long a rank waits for another before the call is an error
     #[arg(long, value_parser = seconds, value_name = "SECONDS", help_heading = "Where")]
     pub deadline: Option<Duration>,
@@ -250,6 +260,9 @@ Examples:
     myelon all-reduce -b 1 -e 1M -f 7 -d all -o all
   Five threads as ranks, three checks a size
     myelon all-reduce --backend host --ranks 5 -c 3
+  Four processes as ranks, started here or by a launcher
+    myelon all-reduce --processes --ranks 4
+    torchrun --nproc-per-node 4 --no-python myelon all-reduce --processes
   For programs
     myelon all-reduce --format json | jq .busbw_gbps
   A forced plan, with a picture

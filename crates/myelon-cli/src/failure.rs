@@ -11,6 +11,8 @@ pub enum Failure {
     Usage(String),
     /// The run failed; exit code 1.
     Run(anyhow::Error),
+    /// The ranks that were started have said why; their exit code.
+    Told(u8),
 }
 
 impl Failure {
@@ -19,6 +21,7 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::Run(_) => 1,
+            Self::Told(code) => *code,
         }
     }
 
@@ -41,6 +44,7 @@ impl Failure {
                     .and_then(|error| next_step(command, error));
                 next.map_or_else(|| format!("{error:#}"), |next| format!("{error:#}\n\n{next}"))
             }
+            Self::Told(_) => String::new(),
         }
     }
 }
@@ -54,8 +58,12 @@ fn next_step(command: &str, error: &Error) -> Option<&'static str> {
         ErrorKind::NoDriver | ErrorKind::NoDevice | ErrorKind::NoPeerAccess => {
             Some("Use --backend host to run on threads, or see 'myelon info' for what was tried.")
         }
-        ErrorKind::Stalled | ErrorKind::PeerGone => {
-            Some("Use --deadline SECONDS for a longer wait, or MYELON_LOG=debug to see who does what.")
+        ErrorKind::Stalled | ErrorKind::PeerGone => Some(
+            "Use 'myelon doctor' to see what every rank did last, --deadline SECONDS for a longer wait, or \
+                 MYELON_LOG=debug to see who does what.",
+        ),
+        ErrorKind::Disagreement => {
+            Some("Use 'myelon doctor' to see the last calls of every rank side by side.")
         }
         _ => None,
     }

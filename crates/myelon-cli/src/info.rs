@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::thread;
 
 use comfy_table::Table;
-use myelon_collectives::{Backend, Builder, ErrorKind, Settings, TuningFile, cuda_report};
+use myelon_collectives::{Backend, Builder, Communicator, ErrorKind, Settings, TuningFile, cuda_report};
 use myelon_lanes::{Machine, Tuning};
 
 use crate::all_reduce::ranks_and_devices;
@@ -61,6 +61,7 @@ fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
                 row("rings of a rank", about_bytes(first.ring_bytes())),
                 row("table", first.table_reason()),
                 row("usual table", usual),
+                row("records", records(first)),
             ];
             Ok((first.backend(), rows))
         }
@@ -72,12 +73,18 @@ fn backend_rows() -> Result<(Backend, Vec<(String, String)>), Failure> {
     }
 }
 
+/// Where ranks record what they do.
+fn records(rank: &Communicator) -> String {
+    let folder = rank.record_file().and_then(|file| file.parent());
+    folder.map_or("none that others see".into(), |folder| folder.display().to_string())
+}
+
 fn host_rows() -> Vec<(String, String)> {
     let cores = thread::available_parallelism().map_or("unknown".into(), |cores| cores.to_string());
     vec![
         row("system", format!("{} {}", env::consts::OS, env::consts::ARCH)),
         row("cores for this process", cores),
-        row("ranks", "2 to 8 threads"),
+        row("ranks", "2 to 8 threads or processes"),
     ]
 }
 
@@ -104,7 +111,12 @@ fn ring_row<E: Display>(ranks: impl Display, bytes: Result<u64, E>) -> (String, 
 
 /// Every setting that is known, and its value where it has one.
 fn setting_rows(value: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
-    Settings::NAMES.iter().map(|&name| row(name, value(name).unwrap_or_else(|| "(not set)".into()))).collect()
+    let shown = |name: &str| match (name, value(name)) {
+        (_, None) => "(not set)".into(),
+        ("MYELON_SECRET", Some(_)) => "(set, not shown)".into(),
+        (_, Some(value)) => value,
+    };
+    Settings::NAMES.iter().map(|&name| row(name, shown(name))).collect()
 }
 
 fn row(name: impl ToString, value: impl ToString) -> (String, String) {
@@ -132,6 +144,8 @@ mod tests {
         assert_eq!(rows.len(), Settings::NAMES.len());
         assert!(rows.contains(&row("MYELON_LANES", "7")));
         assert!(rows.contains(&row("MYELON_SLOTS", "(not set)")));
+        let rows = setting_rows(|_| Some("hush".to_string()));
+        assert!(rows.contains(&row("MYELON_SECRET", "(set, not shown)")));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The `myelon` command: runs, checks and times all-reduces on GPUs or on host ranks, explains their plans, sweeps
-//! their lanes, tunes them for a machine, and simulates them.
+//! their lanes, tunes them for a machine, simulates them, and shows what ranks of running programs do.
 //!
 //! A library so that `cargo bench` sweeps by the same code; [`command_line`] is all there is to call.
 
@@ -8,11 +8,14 @@
 mod all_reduce;
 mod args;
 mod check;
+mod doctor;
 mod explain;
 mod failure;
 mod info;
+mod launch;
 mod measure;
 mod mode;
+mod pages;
 mod plot;
 mod progress;
 mod rank;
@@ -21,8 +24,10 @@ mod simulate;
 mod sizes;
 mod sweep;
 mod table;
+mod top;
 mod tune;
 mod values;
+mod world;
 
 use std::ffi::OsString;
 use std::io;
@@ -48,10 +53,11 @@ use failure::Failure;
 /// ```
 pub fn command_line<T: Into<OsString>>(words: impl IntoIterator<Item = T>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    match parse(&words).and_then(|cli| log().and_then(|()| run(&cli.command))) {
+    match parse(&words).and_then(|cli| log().and_then(|()| run(&cli.command, &words))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("error: {}", failure.message(command(&words)));
             ExitCode::from(failure.exit_code())
@@ -75,25 +81,32 @@ fn command(words: &[OsString]) -> &'static str {
         Some(name) if name == "explain" => "explain",
         Some(name) if name == "sweep" => "sweep",
         Some(name) if name == "tune" => "tune",
+        Some(name) if name == "top" => "top",
+        Some(name) if name == "doctor" => "doctor",
         _ => "all-reduce",
     }
 }
 
-/// Runs the command; `true` where nothing was wrong.
-fn run(command: &Command) -> Result<bool, Failure> {
+/// Runs the command, which `words` asked for; `true` where nothing was wrong.
+fn run(command: &Command, words: &[OsString]) -> Result<bool, Failure> {
     match command {
-        Command::AllReduce(args) => all_reduce::run(args),
+        Command::AllReduce(args) => all_reduce::run(args, words),
+        Command::Doctor(args) => doctor::run(args),
         Command::Explain(args) => explain::run(args).map(|()| true),
         Command::Info(_) => info::run().map(|()| true),
         Command::Simulate(args) => simulate::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Top(args) => top::run(args).map(|()| true),
         Command::Tune(args) => tune::run(args).map(|()| true),
     }
 }
 
-/// Logs to standard error what `MYELON_LOG` asks for: a level, or levels by crate; nothing by default.
+/// What is logged unless `MYELON_LOG` says otherwise: only that a call waits long.
+const LOG_DEFAULT: &str = "off,myelon_collectives::late=warn";
+
+/// Logs to standard error what `MYELON_LOG` asks for: a level, or levels by crate; see [`LOG_DEFAULT`].
 fn log() -> Result<(), Failure> {
-    let Ok(filter) = std::env::var("MYELON_LOG") else { return Ok(()) };
+    let filter = std::env::var("MYELON_LOG").unwrap_or_else(|_| LOG_DEFAULT.into());
     let filter = EnvFilter::try_new(&filter).map_err(|error| {
         Failure::Usage(format!("setting MYELON_LOG: needed a level such as info, saw \"{filter}\": {error}"))
     })?;

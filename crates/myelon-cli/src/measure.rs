@@ -11,6 +11,7 @@ use crate::mode::{Mode, Spread};
 pub use crate::rank::Case;
 use crate::rank::{GUARD_BYTES, PART_BYTES, Rank};
 use crate::values::Values;
+use crate::world::World;
 
 /// How often a case is called, and how it is timed.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +39,10 @@ pub struct Measured {
     pub wrong: Option<u64>,
 }
 
-/// The ranks with their buffers.
+/// The ranks of this process with their buffers.
 pub struct Bench {
     ranks: Vec<Rank>,
+    world: World,
     seed: u64,
     /// Grows with every set of values, so that no two are alike.
     round: u64,
@@ -61,7 +63,12 @@ impl Bench {
         let isolated = mode == Mode::Isolated;
         let ranks =
             communicators.into_iter().map(|communicator| Rank::new(communicator, bytes_max, isolated));
-        Ok(Self { ranks: ranks.collect::<anyhow::Result<_>>()?, seed, round: 0 })
+        Ok(Self { ranks: ranks.collect::<anyhow::Result<_>>()?, world: World::Threads, seed, round: 0 })
+    }
+
+    /// The same where the other ranks are in `world`: all of them do the same at the same time, and get the same.
+    pub fn of(self, world: World) -> Self {
+        Self { world, ..self }
     }
 
     /// Pairs of buffers that calls of `case` go round.
@@ -110,7 +117,7 @@ impl Bench {
             self.each_rank(|rank| rank.capture(case, calls))?;
         }
         let times = self.time(case, effort, calls)?;
-        let time_us = Spread::of_slowest(&times);
+        let time_us = Spread::of_slowest(&self.world.all_times(times)?);
         if effort.checks == 0 {
             return Ok(Measured { time_us, sample_calls: calls, wrong: None });
         }
@@ -131,7 +138,7 @@ impl Bench {
                 self.check_call(case)?
             };
         }
-        Ok(Measured { time_us, sample_calls: calls, wrong: Some(wrong) })
+        Ok(Measured { time_us, sample_calls: calls, wrong: Some(self.world.sum(wrong)?) })
     }
 
     /// Makes one call on fresh values; how much of it is wrong.
@@ -177,14 +184,15 @@ impl Bench {
             }
             rank.communicator.stream().synchronize()
         })?;
-        let ranks = self.ranks.len();
+        let ranks = self.first().ranks();
         Ok((0..pairs).map(|pair| (0..ranks).map(|rank| values(rank, pair)).collect()).collect())
     }
 
     /// Microseconds of a call, `[ranks][samples]`.
     fn time(&mut self, case: Case, effort: Effort, calls: u32) -> anyhow::Result<Vec<Vec<f64>>> {
         let start = Barrier::new(self.ranks.len());
-        self.each_rank(|rank| {
+        let world = std::mem::replace(&mut self.world, World::Threads);
+        let times = self.each_rank(|rank| {
             let stream = rank.communicator.stream().clone();
             rank.rewind();
             let warm = match effort.mode {
@@ -195,6 +203,7 @@ impl Bench {
             // Every rank comes here, failed or not: the others wait for it.
             start.wait();
             warm?;
+            world.barrier()?;
             let mut marks = Vec::with_capacity(2 * effort.samples as usize);
             if effort.mode == Mode::Isolated {
                 // The first round brings the ranks into step.
@@ -218,7 +227,9 @@ impl Bench {
             }
             stream.synchronize()?;
             marks.iter().map(|(from, to)| Ok(to.elapsed_us(from)? / f64::from(calls))).collect()
-        })
+        });
+        self.world = world;
+        times
     }
 
     /// Microseconds between two marks with nothing between them, behind a fill: what an isolated call seems to
@@ -238,7 +249,8 @@ impl Bench {
             stream.synchronize()?;
             marks.iter().map(|(from, to)| to.elapsed_us(from)).collect::<Result<Vec<_>, Error>>()
         })?;
-        Ok(times.into_iter().map(|times| Spread::of(times).median).fold(0.0, f64::max))
+        let median = times.into_iter().map(|times| Spread::of(times).median).fold(0.0, f64::max);
+        Ok(self.world.gather(&[median])?.into_iter().flatten().fold(0.0, f64::max))
     }
 
     /// Wrong elements over all ranks in what a pair holds after `times` calls in place, or any number out of
@@ -270,10 +282,11 @@ impl Bench {
             let threads: Vec<_> = self.ranks.iter_mut().map(|rank| scope.spawn(move || work(rank))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a rank's thread panicked")).collect()
         });
-        let results = results.into_iter().enumerate();
+        let results = self.ranks.iter().zip(results);
         results
             .map(|(rank, result)| {
                 result.map_err(|error| {
+                    let rank = rank.communicator.rank();
                     anyhow::Error::new(error.first().clone()).context(format!("rank {rank}"))
                 })
             })

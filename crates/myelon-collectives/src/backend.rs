@@ -14,6 +14,7 @@ use crate::dtype::{DataType, by_name};
 use crate::error::Error;
 use crate::memory::Region;
 use crate::op::ReduceOp;
+use crate::record::RankRecord;
 use crate::stream::Stream;
 use crate::tuning_file::Tuned;
 
@@ -115,6 +116,8 @@ pub(crate) trait RankBackend: Send {
         output: &Region,
         stream: &Stream,
     ) -> Result<Launch, Error>;
+    /// What it records.
+    fn record(&self) -> &RankRecord;
     /// The GPU; none on the host.
     fn device(&self) -> Option<&Device>;
     /// A CUDA stream of somebody else, which is of this rank's GPU.

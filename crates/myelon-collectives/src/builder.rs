@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_lanes::{Forced, Machine, Origin, Policy, RANKS_MAX, Tuning};
+use myelon_meet::Process;
 
 use crate::backend::{Backend, Opened};
 use crate::communicator::Communicator;
 use crate::error::{Error, ErrorKind};
 use crate::graph::refuse_in_capture;
+use crate::record::RecordPlace;
 use crate::settings::{Kernels, Settings};
 use crate::tuning_file::{Tuned, TuningFile};
 use crate::{cuda, host};
@@ -55,6 +57,8 @@ pub(crate) struct Config {
     /// Every buffer of every call is a window.
     pub windows: bool,
     tuning_file: TuningFile,
+    /// Where calls are recorded.
+    pub record: RecordPlace,
 }
 
 impl Builder {
@@ -70,7 +74,8 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning } = settings;
+        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning, record } =
+            settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -79,6 +84,7 @@ impl Builder {
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
         config.windows = windows.unwrap_or(config.windows);
+        config.record = record.unwrap_or_else(|| std::mem::take(&mut config.record));
         config.tuning_file = tuning.unwrap_or_else(|| std::mem::take(&mut config.tuning_file));
         self
     }
@@ -145,10 +151,20 @@ impl Builder {
         self
     }
 
-    /// How long a rank may wait for its peers without any progress; [`DEADLINE_DEFAULT`] if not said.
+    /// How long a rank may wait for its peers without any progress; [`DEADLINE_DEFAULT`] if not said. After a tenth
+    /// of it, but not before a second, an event warns of the call, once: on the host with the peer and what is
+    /// awaited, on GPUs when its completion is waited for.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.config.deadline = Some(deadline);
+        self
+    }
+
+    /// Where each rank records its last calls; [`RecordPlace::Usual`] if not said. See `myelon top` and `myelon
+    /// doctor`.
+    #[must_use]
+    pub fn record(mut self, place: impl Into<RecordPlace>) -> Self {
+        self.config.record = place.into();
         self
     }
 
@@ -202,6 +218,76 @@ impl Builder {
             communicators.push(Communicator::new(rank, count, backend, tuned.clone(), reason.clone())?);
         }
         Ok(communicators)
+    }
+}
+
+impl Builder {
+    /// Makes the communicator of one rank, which is this process; its peers are other processes on this node, which
+    /// do the same with the same settings. Returns when all ranks are there.
+    ///
+    /// In this version such ranks are on the host, and [`Backend::Auto`] takes it.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Meeting`]: the ranks did not meet within [`Process::within`], were refused, or differ in what must be
+    ///   the same: the version of the library, the number of ranks, the backend, the rings, the deadline, the first
+    ///   sequence.
+    /// * [`Error::Unsupported`] for [`Backend::Cuda`].
+    /// * Those of [`Builder::build`].
+    ///
+    /// # Example
+    ///
+    /// Two threads stand for two processes here.
+    ///
+    /// ```
+    /// use myelon_collectives::{Backend, Communicator, Process, ReduceOp};
+    ///
+    /// let meeting = format!("example-{}", std::process::id());
+    /// let sum = |rank| {
+    ///     let process = Process::new(rank, 2, meeting.clone());
+    ///     let mut rank = Communicator::builder().backend(Backend::Host).join(&process)?;
+    ///     let stream = rank.stream().clone();
+    ///     let mut buffer = rank.buffer::<f32>(3)?;
+    ///     buffer.write(&stream, &[1.0 + rank.rank() as f32; 3])?;
+    ///     rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream)?;
+    ///     buffer.read(&stream)
+    /// };
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| sum(1));
+    ///     assert_eq!(sum(0)?, [3.0; 3]);
+    ///     assert_eq!(other.join().unwrap()?, [3.0; 3]);
+    ///     Ok::<_, myelon_collectives::Error>(())
+    /// })?;
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn join(self, process: &Process) -> Result<Communicator, Error> {
+        refuse_in_capture("a new communicator")?;
+        let Self { backend, mut config } = self;
+        let ranks = process.ranks();
+        if let Some(asked) = config.ranks.filter(|&asked| asked != ranks) {
+            let needed = format!("{ranks}, as {} says", process.launcher());
+            return Err(Error::invalid("ranks", needed, asked));
+        }
+        if !config.devices.is_empty() {
+            let seen = format!("devices {:?}", config.devices);
+            return Err(Error::invalid("devices", "none for a rank that is a process", seen));
+        }
+        config.ranks = Some(ranks);
+        config.check()?;
+        let reason = match backend {
+            Backend::Host => "the host backend was asked for",
+            Backend::Auto => "ranks that are processes are on the host",
+            Backend::Cuda => {
+                let reason = "ranks that are processes are on the host in this version".into();
+                return Err(Error::Unsupported {
+                    what: "the cuda backend for a process a rank".into(),
+                    reason,
+                });
+            }
+        };
+        let (rank, tuned) = host::join(&config, process)?;
+        tracing::info!(rank = process.rank(), ranks, reason, table = tuned.reason, "communicator joined");
+        Communicator::new(process.rank(), ranks, rank, Arc::new(tuned), reason.to_owned())
     }
 }
 

@@ -1,6 +1,7 @@
 //! A rank's end of a communicator: what users call.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
@@ -103,6 +104,36 @@ impl Communicator {
         Builder::default()
     }
 
+    /// This process's rank of a communicator over several processes: rank, number of ranks and meeting point are
+    /// what `torchrun`, `mpirun`, `srun` or the `MYELON_` names say, all else is as [`Builder::from_env`] has it. See
+    /// [`crate::Launcher`] for the names. Returns when all ranks are there.
+    ///
+    /// The same calls mean the same as over threads. A peer whose process dies is noticed at once: calls in flight
+    /// end with [`Error::PeerDead`], and later ones fail with it. So a program drops its communicator before it ends.
+    /// What happens to one rank reaches the others as a message, so a call that is made in the same moment may still
+    /// be enqueued, and fail on its way.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::from_env`], of [`crate::Process::from_env`] and of [`Builder::join`].
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use myelon_collectives::{Communicator, ReduceOp};
+    ///
+    /// let mut rank = Communicator::from_env()?; // e.g. torchrun --nproc-per-node 4 --no-python ./program
+    /// let stream = rank.stream().clone();
+    /// let mut buffer = rank.buffer::<f32>(1000)?;
+    /// buffer.write(&stream, &[rank.rank() as f32; 1000])?;
+    /// rank.all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream)?;
+    /// println!("rank {} of {}: {}", rank.rank(), rank.ranks(), buffer.read(&stream)?[0]);
+    /// # Ok::<(), myelon_collectives::Error>(())
+    /// ```
+    pub fn from_env() -> Result<Self, Error> {
+        Builder::from_env()?.join(&crate::Process::from_env()?)
+    }
+
     pub(crate) fn new(
         rank: usize,
         ranks: usize,
@@ -196,6 +227,14 @@ impl Communicator {
     /// Bytes of this rank's window, rings and room for packets, allocated when the communicator was made; calls allocate none.
     pub fn ring_bytes(&self) -> u64 {
         self.backend.ring_bytes()
+    }
+
+    /// The file in which this rank records its last calls, for `myelon top` and `myelon doctor`; none where
+    /// [`Builder::record`] said so or where it could not be had. It is removed when the rank is dropped, unless the
+    /// communicator has failed: then it stays until this user's next communicator is opened, in this process or,
+    /// once this one has ended, in any.
+    pub fn record_file(&self) -> Option<&Path> {
+        self.backend.record().file()
     }
 
     /// What this rank runs on.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use myelon_lanes::PlanError;
+use myelon_meet::MeetError;
 use myelon_ring::RingError;
 use myelon_ring::words::WaitingFor;
 
@@ -194,6 +195,26 @@ pub enum Error {
         /// Calls that `peer` had completed.
         completed: u64,
     },
+    /// The process of `peer` ended without dropping its communicator: it was killed, it crashed, or it just left.
+    /// Buffers are unspecified; the communicator is poisoned.
+    #[error("rank {rank} lost rank {peer}: its process is dead ({reason})")]
+    PeerDead {
+        /// The rank that saw it.
+        rank: usize,
+        /// The rank that is dead.
+        peer: usize,
+        /// How it was seen.
+        reason: String,
+    },
+    /// A rank in another process failed in a way that only it can tell apart. Buffers are unspecified; the
+    /// communicator is poisoned.
+    #[error("rank {peer} failed: {message}")]
+    PeerFailed {
+        /// The rank that failed.
+        peer: usize,
+        /// Its error.
+        message: String,
+    },
     /// A word of a ring is beyond what the protocol allows: memory was overwritten. Buffers are
     /// unspecified; the communicator is poisoned.
     #[error("rank {rank}, peer {peer}, lane {lane}, {}: needed {needed}, saw {seen}, which nobody writes",
@@ -249,6 +270,9 @@ pub enum Error {
         /// What the driver said.
         reason: String,
     },
+    /// The ranks that are processes did not come together. Nothing of what was begun is left.
+    #[error(transparent)]
+    Meeting(#[from] MeetError),
     /// The rings can't be made so.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -281,7 +305,8 @@ pub enum ErrorKind {
     WrongBackend,
     /// [`Error::CountTooLarge`].
     CountTooLarge,
-    /// [`Error::UnknownSetting`], [`Error::Setting`] and [`Error::TuningFile`].
+    /// [`Error::UnknownSetting`], [`Error::Setting`], [`Error::TuningFile`], and [`Error::Meeting`] where the
+    /// environment says no rank, or one that can't be.
     Settings,
     /// [`Error::Disagreement`].
     Disagreement,
@@ -289,6 +314,12 @@ pub enum ErrorKind {
     Stalled,
     /// [`Error::PeerGone`].
     PeerGone,
+    /// [`Error::PeerDead`], and [`Error::Meeting`] where a peer died in it.
+    PeerDead,
+    /// [`Error::PeerFailed`].
+    PeerFailed,
+    /// [`Error::Meeting`] in all other cases but those of [`ErrorKind::Settings`].
+    Meeting,
     /// [`Error::Protocol`].
     Protocol,
     /// [`Error::Poisoned`].
@@ -330,6 +361,15 @@ impl Error {
             Self::Disagreement { .. } => ErrorKind::Disagreement,
             Self::Stalled { .. } => ErrorKind::Stalled,
             Self::PeerGone { .. } => ErrorKind::PeerGone,
+            Self::PeerDead { .. } => ErrorKind::PeerDead,
+            Self::PeerFailed { .. } => ErrorKind::PeerFailed,
+            Self::Meeting(error) => match error {
+                MeetError::Setting { .. } | MeetError::NoRank { .. } | MeetError::ManyNodes { .. } => {
+                    ErrorKind::Settings
+                }
+                MeetError::Dead { .. } => ErrorKind::PeerDead,
+                _ => ErrorKind::Meeting,
+            },
             Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Poisoned { .. } => ErrorKind::Poisoned,
             Self::Capturing { .. } => ErrorKind::Capturing,
@@ -372,7 +412,7 @@ fn plan_note(call: CallWord, other: CallWord) -> String {
     }
 }
 
-fn waiting_name(waiting_for: WaitingFor) -> &'static str {
+pub(crate) fn waiting_name(waiting_for: WaitingFor) -> &'static str {
     match waiting_for {
         WaitingFor::ScatterSlot => "slot of the scatter",
         WaitingFor::ScatterCredit => "credit of the scatter",

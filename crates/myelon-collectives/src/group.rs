@@ -1,13 +1,23 @@
-//! What the ranks of a communicator in one process know of each other besides their rings.
+//! What the ranks of a communicator know of each other besides their rings: in one process by sharing it, in several
+//! by telling it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use myelon_meet::Event;
+
 use crate::error::Error;
+use crate::late::DOCTOR;
+use crate::told::{Peers, completed_in, error_in};
 
 /// The first error, and who has come how far.
 pub(crate) struct Group {
     first_error: OnceLock<Error>,
+    /// Of a rank in another process only that it was dropped, and what it had completed then.
     ranks: Mutex<Vec<Calls>>,
+    /// Other programs see what the ranks record.
+    is_recorded: bool,
+    /// The ranks that are other processes, where there are any: then all but one are.
+    peers: Option<Peers>,
 }
 
 /// The calls of one rank.
@@ -20,7 +30,22 @@ struct Calls {
 
 impl Group {
     pub fn new(ranks: usize) -> Self {
-        Self { first_error: OnceLock::new(), ranks: Mutex::new(vec![Calls::default(); ranks]) }
+        Self::with(ranks, None)
+    }
+
+    /// For one rank of this process and its `peers`.
+    pub fn of_process(ranks: usize, peers: Peers) -> Self {
+        Self::with(ranks, Some(peers))
+    }
+
+    fn with(ranks: usize, peers: Option<Peers>) -> Self {
+        let (first_error, ranks) = (OnceLock::new(), Mutex::new(vec![Calls::default(); ranks]));
+        Self { first_error, ranks, is_recorded: false, peers }
+    }
+
+    /// The event of the first error says where the rest can be seen, if other programs see what ranks record.
+    pub fn recorded(self, is_recorded: bool) -> Self {
+        Self { is_recorded, ..self }
     }
 
     /// The error that ends every call of every rank, once there is one.
@@ -30,10 +55,44 @@ impl Group {
 
     /// Ends every call of every rank with `error`, unless there is an earlier one, which is returned.
     pub fn poison(&self, error: Error) -> &Error {
-        self.first_error.get_or_init(|| {
-            tracing::warn!(%error, "the communicator is poisoned");
+        self.poison_from(error, true)
+    }
+
+    fn poison_from(&self, error: Error, is_ours: bool) -> &Error {
+        let mut is_first = false;
+        let first = self.first_error.get_or_init(|| {
+            let next = if self.is_recorded { DOCTOR } else { "" };
+            tracing::warn!(%error, next, "the communicator is poisoned");
+            is_first = true;
             error
-        })
+        });
+        if let (true, true, Some(peers)) = (is_ours, is_first, &self.peers) {
+            peers.failed(first);
+        }
+        first
+    }
+
+    /// Something happened to `peer`, which is another process. Never waits.
+    pub fn hear(&self, peer: usize, event: Event<'_>) {
+        let Some(rank) = self.peers.as_ref().map(|peers| peers.rank) else { return };
+        match event {
+            // Who told it has told the others too.
+            Event::Note(note) => {
+                self.poison_from(error_in(peer, note), false);
+            }
+            Event::Dead(reason) => {
+                self.poison(Error::PeerDead { rank, peer, reason: reason.into() });
+            }
+            Event::Goodbye(goodbye) => {
+                let completed = completed_in(goodbye);
+                let mut ranks = self.lock();
+                ranks[peer] = Calls { made: completed, completed, dropped: true };
+                let calls = ranks[rank].made;
+                if calls > completed {
+                    self.poison(Error::PeerGone { rank, peer, calls, completed });
+                }
+            }
+        }
     }
 
     /// `rank` makes its next call; returns how many it has made. Refused if a peer that it needs has been
@@ -80,6 +139,9 @@ impl Group {
         if let Some(other) = peers.chain([rank]).find(stranded) {
             let calls = ranks[other].made;
             self.poison(Error::PeerGone { rank: other, peer: rank, calls, completed });
+        }
+        if let Some(peers) = &self.peers {
+            peers.dropped(completed);
         }
     }
 

@@ -1,14 +1,16 @@
-//! Collectives for the GPUs of one NVLink node, and for threads of the host: the front door of Myelon.
+//! Collectives for the GPUs of one NVLink node, and for threads or processes of the host: the front door of Myelon.
 //!
 //! | question | answer |
 //! |---|---|
 //! | how do I sum buffers over ranks? | [`Communicator::all_reduce`] |
 //! | what exactly is computed? | [`mod@reference`] |
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
+//! | how do I run one process a rank? | [`Communicator::from_env`], [`Builder::join`], [`Process`] |
 //! | how do I record calls and make them again? | [`Stream::capture`], [`Graph`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | which measured tuning is followed? | [`TuningFile`], [`Communicator::table_reason`] |
 //! | what can go wrong? | [`Error`] |
+//! | what did each rank do last? | [`RecordPlace`], `myelon top`, `myelon doctor` |
 //!
 //! A program is the same on both backends; the example below runs on GPUs if there are any.
 //!
@@ -43,11 +45,14 @@ mod error;
 mod graph;
 mod group;
 mod host;
+mod late;
 mod memory;
 mod op;
+mod record;
 pub mod reference;
 mod settings;
 mod stream;
+mod told;
 mod tuning_file;
 
 pub use backend::Backend;
@@ -60,8 +65,10 @@ pub use error::{Error, ErrorKind};
 pub use graph::Graph;
 pub use memory::{Buffer, Region};
 pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
+pub use myelon_meet::{Launcher, MeetError, Process, Secret};
 pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
+pub use record::RecordPlace;
 pub use settings::{Kernels, Settings};
 pub use stream::{Mark, Stream};
 pub use tuning_file::TuningFile;

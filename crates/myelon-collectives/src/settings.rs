@@ -6,6 +6,7 @@ use myelon_lanes::{Forced, Policy};
 
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::record::RecordPlace;
 use crate::tuning_file::TuningFile;
 
 /// What every name of the environment that starts with this must be known to [`Settings`].
@@ -33,9 +34,11 @@ pub enum Kernels {
 /// | `MYELON_POLICY` | a [`Policy`] | [`crate::Builder::policy`] |
 /// | `MYELON_BUFFERS` | `any`, `windows` | [`crate::Builder::windows`] |
 /// | `MYELON_TUNING` | a file, or `none`; not set means [`TuningFile::Usual`] to [`Settings::from_env`] | [`crate::Builder::tuning_file`] |
+/// | `MYELON_RECORD` | a folder, or `none` | [`crate::Builder::record`] |
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
 /// | `MYELON_KERNELS` | `auto`, `aot`, `nvrtc` | the CUDA backend |
 /// | `MYELON_CACHE_DIR` | a directory | the CUDA backend: kernels compiled at run time |
+/// | `MYELON_RANK`, `MYELON_MEETING`, `MYELON_SECRET`, `MYELON_MEETING_MS` | as [`crate::Process`] reads them | [`crate::Communicator::from_env`]; not read here |
 /// | `MYELON_NVCC`, `MYELON_LOG`, `MYELON_BENCH_SMOKE` | anything | builds, the command, benches; not read here |
 ///
 /// # Example
@@ -69,11 +72,13 @@ pub struct Settings {
     pub windows: Option<bool>,
     /// Which tuning file is followed.
     pub tuning: Option<TuningFile>,
+    /// Where calls are recorded.
+    pub record: Option<RecordPlace>,
 }
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 22] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
         "MYELON_ALGO",
@@ -85,9 +90,14 @@ impl Settings {
         "MYELON_BUFFERS",
         "MYELON_POLICY",
         "MYELON_TUNING",
+        "MYELON_RECORD",
         "MYELON_DEADLINE_MS",
         "MYELON_KERNELS",
         "MYELON_CACHE_DIR",
+        "MYELON_RANK",
+        "MYELON_MEETING",
+        "MYELON_SECRET",
+        "MYELON_MEETING_MS",
         "MYELON_NVCC",
         "MYELON_LOG",
         "MYELON_BENCH_SMOKE",
@@ -162,6 +172,13 @@ impl Settings {
                     path => Some(path.into()),
                 };
             }
+            "RECORD" => {
+                self.record = match text {
+                    "" => return Err(refuse("a folder, or none")),
+                    "none" => Some(RecordPlace::None),
+                    path => Some(path.into()),
+                };
+            }
             "DEADLINE_MS" => {
                 let ms = text.parse().ok().filter(|&ms: &u64| ms > 0);
                 let ms = ms.ok_or_else(|| refuse("a whole number of milliseconds, at least 1"))?;
@@ -177,6 +194,7 @@ impl Settings {
             }
             "CACHE_DIR" if text.is_empty() => return Err(refuse("a directory")),
             "CACHE_DIR" | "NVCC" | "LOG" | "BENCH_SMOKE" => {}
+            "RANK" | "MEETING" | "SECRET" | "MEETING_MS" => {}
             _ => {
                 let name = format!("{PREFIX}{short}");
                 return Err(Error::UnknownSetting { name, known: Self::NAMES.join(", ") });
@@ -207,9 +225,14 @@ mod tests {
             "windows",
             "yali",
             "/tmp/tuning.txt",
+            "/run/records",
             "250",
             "nvrtc",
             "/tmp/kernels",
+            "1",
+            "job-7",
+            "secret",
+            "5000",
             "/bin/nvcc",
             "debug",
             "1",
@@ -231,10 +254,13 @@ mod tests {
             kernels: Kernels::Nvrtc,
             windows: Some(true),
             tuning: Some("/tmp/tuning.txt".into()),
+            record: Some("/run/records".into()),
         };
         assert_eq!(settings, expected);
         let none = Settings::parse([("MYELON_TUNING", "none")]).unwrap();
         assert_eq!(none.tuning, Some(TuningFile::None));
+        let none = Settings::parse([("MYELON_RECORD", "none")]).unwrap();
+        assert_eq!(none.record, Some(RecordPlace::None));
     }
 
     #[test]
@@ -245,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_with_the_names_that_are_known() {
-        for name in ["MYELON_", "MYELON_RANK", "MYELON_LANES ", "MYELON_THREADS"] {
+        for name in ["MYELON_", "MYELON_RANKED", "MYELON_LANES ", "MYELON_THREADS"] {
             let error = Settings::parse([(name, "2")]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Settings);
             let text = error.to_string();
@@ -273,6 +299,7 @@ mod tests {
             ("MYELON_BUFFERS", "own"),
             ("MYELON_POLICY", "fast"),
             ("MYELON_TUNING", ""),
+            ("MYELON_RECORD", ""),
             ("MYELON_DEADLINE_MS", "0"),
             ("MYELON_DEADLINE_MS", "1s"),
             ("MYELON_KERNELS", "ptx"),

@@ -80,6 +80,12 @@ pub enum RingError {
         /// Ranks that there are.
         ranks: usize,
     },
+    /// The end belongs to a rank of another process.
+    #[error("the end belongs to rank {rank}, which is another process")]
+    Elsewhere {
+        /// Whose end it is.
+        rank: usize,
+    },
     /// Each end of a ring is handed out once.
     #[error(
         "the {end} of the {movement:?} ring in lane {lane} from rank {source_rank} to rank {destination} is taken"

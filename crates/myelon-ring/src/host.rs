@@ -68,7 +68,7 @@ pub fn ring(capacity: usize, slot_bytes: usize, first: u64) -> Result<(Producer,
     }
 }
 
-/// The windows of all ranks of a process, for ranks that are threads.
+/// The windows of all ranks, for ranks that are threads of this process, or for one rank of several processes.
 ///
 /// Each end of each ring is handed out once, and keeps all windows alive.
 ///
@@ -94,7 +94,9 @@ pub struct HostWindows {
     addresses: Vec<u64>,
     /// `[end][movement][lane][source][destination]`: which ends are handed out.
     taken: Mutex<Vec<bool>>,
-    _windows: Vec<AlignedBytes>,
+    /// Whose ends are handed out, where it is one rank's only.
+    rank: Option<usize>,
+    _owner: Arc<dyn Any + Send + Sync>,
 }
 
 /// Which end of a ring.
@@ -120,14 +122,43 @@ impl HostWindows {
             windows.push(window);
         }
         let addresses = windows.iter_mut().map(AlignedBytes::expose).collect();
+        Ok(Self::over(layout, first, None, addresses, Arc::new(windows)))
+    }
+
+    /// Windows at `addresses`, in rank order, that several processes map; `owner` keeps them mapped. Only the ends of
+    /// `rank` are handed out.
+    ///
+    /// # Panics
+    ///
+    /// If there is not an address a rank, or no rank `rank`.
+    ///
+    /// # Safety
+    ///
+    /// * At each address are [`WindowLayout::bytes`] bytes of memory that this process may read and write, on a line
+    ///   of 128 bytes, with exposed provenance, disjoint, and so as long as `owner` lives.
+    /// * Each window began with [`WindowLayout::initial_words`] for `first`, and was touched only by rings since.
+    /// * The ends of each rank are handed out once, by one process.
+    pub unsafe fn mapped(
+        layout: WindowLayout,
+        first: u64,
+        rank: usize,
+        addresses: Vec<u64>,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Arc<Self> {
+        assert!(addresses.len() == layout.ranks() && rank < layout.ranks(), "a window a rank");
+        Self::over(layout, first, Some(rank), addresses, owner)
+    }
+
+    fn over(
+        layout: WindowLayout,
+        first: u64,
+        rank: Option<usize>,
+        addresses: Vec<u64>,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Arc<Self> {
         let ends = 2 * MOVEMENTS * layout.lanes() * layout.ranks() * layout.ranks();
-        Ok(Arc::new(Self {
-            layout,
-            first,
-            addresses,
-            taken: Mutex::new(vec![false; ends]),
-            _windows: windows,
-        }))
+        let taken = Mutex::new(vec![false; ends]);
+        Arc::new(Self { layout, first, addresses, taken, rank, _owner: owner })
     }
 
     /// How each window is laid out.
@@ -148,9 +179,9 @@ impl HostWindows {
         destination: usize,
     ) -> Result<Producer, RingError> {
         let config = self.take(End::Producer, movement, lane, source, destination)?;
-        // SAFETY: `take` gives each ring's producer once. The rings of a layout do not overlap, lie within
-        // the windows, whose words `new` has made for `first`, and nothing else touches the windows, which
-        // the end keeps alive; their addresses were exposed by `new`.
+        // SAFETY: `take` gives each ring's producer once, and no other process does. The rings of a layout do not
+        // overlap, lie within the windows, whose words were made for `first`, and nothing else touches the windows,
+        // which the end keeps alive; their addresses are exposed. All that is done by `new` or promised to `mapped`.
         unsafe { Ok(Producer::new(RawMemory::new(config, Some(self.clone()))?, self.first)) }
     }
 
@@ -182,6 +213,13 @@ impl HostWindows {
         let (lanes, ranks) = (self.layout.lanes(), self.layout.ranks());
         if lane >= lanes || source >= ranks || destination >= ranks || source == destination {
             return Err(RingError::NoRing { lane, source_rank: source, destination, lanes, ranks });
+        }
+        let owner = match end {
+            End::Producer => source,
+            End::Consumer => destination,
+        };
+        if self.rank.is_some_and(|rank| rank != owner) {
+            return Err(RingError::Elsewhere { rank: owner });
         }
         let ring = ((movement as usize * lanes + lane) * ranks + source) * ranks + destination;
         let index = end as usize * MOVEMENTS * lanes * ranks * ranks + ring;
@@ -243,6 +281,23 @@ mod tests {
                 assert!(consumer.try_wait().unwrap().is_none());
             }
         }
+    }
+
+    #[test]
+    fn mapped_windows_hand_out_the_ends_of_one_rank() {
+        let layout = WindowLayout::new(2, 1, 2, 16).unwrap();
+        let owner = HostWindows::new(layout, 7).unwrap();
+        let of = |rank| {
+            // SAFETY: the addresses are those of `owner`, which lives as long and hands out no end itself.
+            unsafe { HostWindows::mapped(layout, 7, rank, owner.addresses.clone(), owner.clone()) }
+        };
+        let (zero, one) = (of(0), of(1));
+        let mut producer = zero.producer(Movement::Scatter, 0, 0, 1).unwrap();
+        let mut consumer = one.consumer(Movement::Scatter, 0, 0, 1).unwrap();
+        assert_eq!(zero.consumer(Movement::Scatter, 0, 0, 1).err(), Some(RingError::Elsewhere { rank: 1 }));
+        assert_eq!(one.producer(Movement::Scatter, 0, 0, 1).err(), Some(RingError::Elsewhere { rank: 0 }));
+        assert!(producer.try_copy_into_slot(b"from rank 0").unwrap());
+        assert_eq!(&consumer.try_wait().unwrap().unwrap()[..11], b"from rank 0");
     }
 
     #[test]

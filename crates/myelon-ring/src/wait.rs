@@ -136,6 +136,7 @@ impl Wait for Yielding {
 pub struct Waiting {
     spin: u32,
     since: Option<Instant>,
+    waited: Duration,
 }
 
 impl Waiting {
@@ -153,10 +154,16 @@ impl Waiting {
         self.clock(wait.deadline())
     }
 
+    /// How long it had taken at the last look at the clock, from the first one; nothing before.
+    #[inline]
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     #[cold]
     fn clock(&mut self, deadline: Duration) -> Option<Duration> {
-        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-        (waited >= deadline).then_some(waited)
+        self.waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        (self.waited >= deadline).then_some(self.waited)
     }
 }
 
@@ -193,8 +200,10 @@ mod tests {
     fn every_wait_ends_and_not_before_its_deadline() {
         fn waited(wait: &impl Wait) -> Duration {
             let mut waiting = Waiting::default();
+            assert_eq!(waiting.waited(), Duration::ZERO);
             loop {
                 if let Some(waited) = waiting.pause(wait) {
+                    assert_eq!(waiting.waited(), waited);
                     return waited;
                 }
             }
@@ -210,7 +219,7 @@ mod tests {
     #[test]
     fn a_very_long_wait_keeps_looking_at_the_clock() {
         let wait = Spin { deadline: Duration::ZERO };
-        let mut waiting = Waiting { spin: u32::MAX - 4 * POLLS_A_CLOCK, since: None };
+        let mut waiting = Waiting { spin: u32::MAX - 4 * POLLS_A_CLOCK, since: None, waited: Duration::ZERO };
         let looks = (0..8 * POLLS_A_CLOCK).filter(|_| waiting.pause(&wait).is_some()).count();
         assert_eq!(looks, 8);
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use myelon_collectives::{Communicator, DataType, Error, ErrorKind, ReduceOp};
 
 use super::Make;
+use super::joined::{open, word_travels};
 
 /// Makes `call` on each rank of `group` that has one; the error of its call or of its stream.
 fn errors(group: &mut [Communicator], calls: &[Option<(DataType, ReduceOp, usize)>]) -> Vec<Option<Error>> {
@@ -26,6 +27,7 @@ fn errors(group: &mut [Communicator], calls: &[Option<(DataType, ReduceOp, usize
 
 /// Every rank refuses the next call at once, and names the first error.
 fn assert_poisoned(group: &mut [Communicator], kind: ErrorKind) {
+    word_travels();
     for rank in group {
         let mut buffer = rank.buffer::<f32>(1).unwrap();
         let stream = rank.stream().clone();
@@ -47,7 +49,7 @@ pub fn disagreement_is_an_error(make: &impl Make, _budget: usize) {
     ];
     for ranks in [2, 4] {
         for (odd, (other, name)) in others.into_iter().enumerate() {
-            let mut group = make(ranks).deadline(Duration::from_secs(20)).build().unwrap();
+            let mut group = open(make(ranks).deadline(Duration::from_secs(20))).unwrap();
             let mut calls = vec![Some(common); ranks];
             calls[odd % ranks] = Some(other);
             let start = Instant::now();
@@ -68,7 +70,7 @@ pub fn disagreement_is_an_error(make: &impl Make, _budget: usize) {
 pub fn missing_rank_is_named(make: &impl Make, _budget: usize) {
     let deadline = Duration::from_secs(1);
     for (ranks, missing, count) in [(2, 1, 10), (3, 0, 100_000), (4, 2, 0)] {
-        let mut group = make(ranks).deadline(deadline).build().unwrap();
+        let mut group = open(make(ranks).deadline(deadline)).unwrap();
         let mut calls = vec![Some((DataType::F32, ReduceOp::Sum, count)); ranks];
         calls[missing] = None;
         let start = Instant::now();
@@ -89,7 +91,7 @@ pub fn missing_rank_is_named(make: &impl Make, _budget: usize) {
 pub fn dropping_a_rank_ends_its_peers(make: &impl Make, _budget: usize) {
     let patience = Duration::from_secs(60);
     for had_called in [false, true] {
-        let mut group = make(3).deadline(patience).build().unwrap();
+        let mut group = open(make(3).deadline(patience)).unwrap();
         let mut buffers: Vec<_> = group.iter().map(|rank| rank.buffer::<f32>(100_000).unwrap()).collect();
         let mut call = |group: &mut [Communicator], rank: usize| {
             let stream = group[rank].stream().clone();
@@ -111,7 +113,7 @@ pub fn dropping_a_rank_ends_its_peers(make: &impl Make, _budget: usize) {
         assert_poisoned(&mut group[..1], ErrorKind::PeerGone);
     }
 
-    let mut group = make(2).deadline(patience).build().unwrap();
+    let mut group = open(make(2).deadline(patience)).unwrap();
     let mut buffers: Vec<_> = group.iter().map(|rank| rank.buffer::<f32>(100_000).unwrap()).collect();
     for (rank, buffer) in group.iter_mut().zip(&mut buffers) {
         let stream = rank.stream().clone();

@@ -9,6 +9,7 @@ use myelon_collectives::{
 };
 
 use super::Make;
+use super::joined::{open, word_travels};
 use crate::data::{Fill, Random, elements};
 
 /// One call with memory of its own on every rank, so that it can be made again on other values.
@@ -98,7 +99,7 @@ fn check_all(group: &[Communicator], calls: &[Call], expected: &[Vec<u8>]) {
 pub fn graphs_mix_with_calls(make: &impl Make, budget: usize) {
     for ranks in [2, 3, 5] {
         let mut random = Random::new(40 + ranks as u64);
-        let mut group = make(ranks).first_sequence(u64::MAX - 5).build().unwrap();
+        let mut group = open(make(ranks).first_sequence(u64::MAX - 5)).unwrap();
         let calls = Call::several(&group, budget * 8 + 3);
         let graphs = capture(&mut group, &calls);
         assert!(graphs.iter().all(|graph| graph.calls() == calls.len() as u64));
@@ -129,7 +130,7 @@ pub fn graphs_mix_with_calls(make: &impl Make, budget: usize) {
 /// launches.
 pub fn two_graphs_alternate(make: &impl Make, budget: usize) {
     let launches = (budget / 20).clamp(2, 40);
-    let mut group = make(3).build().unwrap();
+    let mut group = open(make(3)).unwrap();
     let mut captured = Vec::new();
     for rank in &mut group {
         let streams = [rank.stream().clone(), rank.new_stream().unwrap()];
@@ -161,7 +162,7 @@ pub fn two_graphs_alternate(make: &impl Make, budget: usize) {
 
 /// A graph and the memory that only it knows may go while a launch of it waits; fills are recorded too.
 pub fn graphs_are_dropped_while_they_run(make: &impl Make, _budget: usize) {
-    let mut group = make(2).build().unwrap();
+    let mut group = open(make(2)).unwrap();
     let mut captured = Vec::new();
     for rank in &mut group {
         let side = rank.new_stream().unwrap();
@@ -198,7 +199,7 @@ pub fn graphs_are_dropped_while_they_run(make: &impl Make, _budget: usize) {
 /// A capture makes no call, whether it ends well, with an error or with a panic: all ranks still agree.
 pub fn captures_advance_nothing(make: &impl Make, _budget: usize) {
     let mut random = Random::new(41);
-    let mut group = make(3).deadline(Duration::from_secs(20)).build().unwrap();
+    let mut group = open(make(3).deadline(Duration::from_secs(20))).unwrap();
     let calls = Call::several(&group, 10_000);
     let made_and_checked = |group: &mut Vec<Communicator>, random: &mut Random| {
         let expected = write_all(group, &calls, random);
@@ -251,7 +252,7 @@ pub fn captures_advance_nothing(make: &impl Make, _budget: usize) {
 /// What a capture can't hold is refused with its own error, before anything is done, and the capture goes on.
 pub fn captures_refuse_what_they_cannot_hold(make: &impl Make, _budget: usize) {
     let mut random = Random::new(42);
-    let mut group = make(2).build().unwrap();
+    let mut group = open(make(2)).unwrap();
     let calls = [Call::new(&group, DataType::F32, ReduceOp::Sum, 1000, false)];
     let earlier = capture(&mut group, &calls);
     let graphs: Vec<Graph> = group
@@ -277,7 +278,7 @@ pub fn captures_refuse_what_they_cannot_hold(make: &impl Make, _budget: usize) {
                     earlier[rank.rank()].launch(&other).map_err(|error| error.kind()),
                     rank.region(16).map(drop).map_err(|error| error.kind()),
                     rank.new_stream().map(drop).map_err(|error| error.kind()),
-                    make(2).build().map(drop).map_err(|error| error.kind()),
+                    open(make(2)).map(drop).map_err(|error| error.kind()),
                     calls[0].make(rank, &other).map_err(|error| error.kind()),
                 ];
                 for (index, kind) in kinds.into_iter().enumerate() {
@@ -318,12 +319,13 @@ pub fn captures_refuse_what_they_cannot_hold(make: &impl Make, _budget: usize) {
 /// A launch counts as the calls in it: it fails as they do, and is refused where they are.
 pub fn graphs_fail_as_calls_do(make: &impl Make, _budget: usize) {
     // A peer that never comes.
-    let mut group = make(2).deadline(Duration::from_secs(1)).build().unwrap();
+    let mut group = open(make(2).deadline(Duration::from_secs(1))).unwrap();
     let calls = Call::several(&group, 1000);
     let graphs = capture(&mut group, &calls);
     graphs[0].launch(group[0].stream()).unwrap();
     let error = group[0].stream().synchronize().unwrap_err();
     assert!(matches!(error, Error::Stalled { peer: 1, .. }), "{error}");
+    word_travels();
     for (rank, graph) in group.iter_mut().zip(&graphs) {
         let error = graph.launch(rank.stream()).unwrap_err();
         assert_eq!(
@@ -338,7 +340,7 @@ pub fn graphs_fail_as_calls_do(make: &impl Make, _budget: usize) {
     }
 
     // Ranks whose graphs differ.
-    let mut group = make(2).deadline(Duration::from_secs(20)).build().unwrap();
+    let mut group = open(make(2).deadline(Duration::from_secs(20))).unwrap();
     let calls = Call::several(&group, 1000);
     let graphs = capture(&mut group, &calls);
     let backwards: Vec<Call> = Call::several(&group, 1000).into_iter().rev().collect();
@@ -351,7 +353,7 @@ pub fn graphs_fail_as_calls_do(make: &impl Make, _budget: usize) {
     }
 
     // A rank that is gone after it completed what others need: only the next launch is refused.
-    let mut group = make(2).build().unwrap();
+    let mut group = open(make(2)).unwrap();
     let calls = Call::several(&group, 1000);
     let mut graphs = capture(&mut group, &calls);
     launch_all(&group, &graphs);
@@ -359,6 +361,7 @@ pub fn graphs_fail_as_calls_do(make: &impl Make, _budget: usize) {
     let (gone, graph_of_gone) = (group.pop().unwrap(), graphs.pop().unwrap());
     let stream = gone.stream().clone();
     drop(gone);
+    word_travels();
     group[0].stream().synchronize().unwrap();
     let error = graphs[0].launch(group[0].stream()).unwrap_err();
     let made = calls.len() as u64;

@@ -2,6 +2,7 @@
 
 use myelon_collectives::{Builder, Communicator, DataType, ReduceOp, Region, Stream, reference};
 
+use super::joined::open;
 use crate::data::{Fill, Random, elements};
 
 /// Bytes on either side of an output that must stay as they are.
@@ -50,7 +51,7 @@ pub(super) struct Seat {
 /// The ranks that `builder` makes.
 pub(super) fn seats(builder: Builder) -> Vec<Seat> {
     let seat = |rank: Communicator| Seat { side: rank.new_stream().unwrap(), rank };
-    builder.build().unwrap().into_iter().map(seat).collect()
+    open(builder).unwrap().into_iter().map(seat).collect()
 }
 
 /// A call of one rank that has been enqueued.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use myelon_collectives::ReduceOp;
 
 use super::Make;
+use super::joined::open;
 
 /// A call does nothing before the work in front of it is done, returns meanwhile, and holds back its peers
 /// and the work behind it.
 pub fn calls_wait_for_their_stream(make: &impl Make, _budget: usize) {
-    let mut group = make(2).build().unwrap();
+    let mut group = open(make(2)).unwrap();
     let (open, gate) = mpsc::channel::<()>();
     group[0].stream().host_task(move || gate.recv().unwrap()).unwrap();
     let mut buffers = Vec::new();
@@ -54,7 +55,7 @@ pub fn calls_wait_for_their_stream(make: &impl Make, _budget: usize) {
 /// Each call sees the result of the one before, without a wait between them.
 pub fn queued_calls_feed_each_other(make: &impl Make, budget: usize) {
     let calls = budget.clamp(1, 100);
-    let mut group = make(3).build().unwrap();
+    let mut group = open(make(3)).unwrap();
     let mut last = Vec::new();
     for rank in &mut group {
         let stream = rank.stream().clone();
@@ -78,7 +79,7 @@ pub fn queued_calls_feed_each_other(make: &impl Make, budget: usize) {
 /// another rank does not change.
 pub fn two_streams_alternate(make: &impl Make, budget: usize) {
     let calls = budget.clamp(1, 60);
-    let mut group = make(3).build().unwrap();
+    let mut group = open(make(3)).unwrap();
     let mut ends = Vec::new();
     for rank in &mut group {
         let streams = [rank.stream().clone(), rank.new_stream().unwrap()];

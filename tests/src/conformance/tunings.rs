@@ -7,6 +7,7 @@ use myelon_lanes::{Algorithm, Measured, Request, Row, Table, TableFile, Tuning};
 
 use super::Make;
 use super::harness::{Case, check_all, enqueue_all, seats};
+use super::joined::open;
 use crate::data::{Fill, Random};
 
 /// A row for all that its algorithm carries.
@@ -73,7 +74,7 @@ pub fn tuning_files_are_followed(make: &impl Make, _budget: usize) {
     let table = Table::new(vec![row]).unwrap();
     let file = TableFile { origin, note: String::new(), measured, table };
     std::fs::write(&path, file.to_text()).unwrap();
-    let opened = make(2).tuning_file(path.as_path()).build();
+    let opened = open(make(2).tuning_file(path.as_path()));
     std::fs::remove_file(&path).unwrap();
     let ranks = opened.unwrap();
     for rank in &ranks {

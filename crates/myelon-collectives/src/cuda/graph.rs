@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use myelon_kernel::{Capture, DeviceGraph, StreamUse};
+use myelon_recorder::Row;
 
 use super::Shared;
 use super::errors::error_of;
@@ -32,7 +33,7 @@ impl<'a> CudaRecording<'a> {
             *last_call = Some(StreamUse::Ours(stream.clone()).ended().map_err(error_of)?);
         }
         let capture = Capture::begin(queue.stream()).map_err(error_of)?;
-        *recorded = Some(0);
+        *recorded = Some(Row::default());
         drop(last_call);
         drop(recorded);
         Ok(Self { queue, capture: Some(capture) })
@@ -63,7 +64,8 @@ impl Drop for CudaRecording<'_> {
 struct CudaGraph {
     shared: Arc<Shared>,
     rank: usize,
-    calls: u64,
+    /// Its calls together, as they are recorded when they are made.
+    calls: Row,
     graph: DeviceGraph,
 }
 
@@ -73,7 +75,7 @@ impl Replay for CudaGraph {
     }
 
     fn calls(&self) -> u64 {
-        self.calls
+        self.calls.calls
     }
 
     fn first_error(&self) -> Option<Error> {
@@ -85,15 +87,18 @@ impl Replay for CudaGraph {
         let queue: &CudaQueue = queue.downcast_ref().expect("the launch has checked the backend");
         queue.check_belongs(&self.shared, self.rank)?;
         let recorded = queue.check_eager("a launch of a graph")?;
-        if self.calls == 0 {
+        if self.calls.calls == 0 {
             return self.graph.launch(queue.stream()).map(drop).map_err(error_of);
         }
         let mut last_call = self.shared.last_call(self.rank);
-        let number = self.shared.group.make_calls(self.rank, self.calls)?;
+        let number = self.shared.group.make_calls(self.rank, self.calls.calls);
+        let number = number.inspect_err(|error| self.shared.records[self.rank].failed(error, false))?;
         let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
         let launched = chained.and_then(|()| self.graph.launch(queue.stream()));
         // The peers' calls can't complete without these.
         *last_call = Some(launched.map_err(|error| self.shared.poison(error_of(error)))?);
+        let made = Row { number: number + 1 - self.calls.calls, stream: queue.number(), ..self.calls };
+        self.shared.records[self.rank].made(made);
         queue.carries_call(number);
         drop(recorded);
         Ok(())

@@ -6,6 +6,7 @@ mod graph;
 mod memory;
 mod queue;
 mod report;
+mod watch;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use myelon_kernel::{
     Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
 use myelon_lanes::{Machine, Origin};
+use myelon_recorder::Row;
 use myelon_ring::words::FaultCode;
 use myelon_ring::{Inbox, WindowLayout};
 
@@ -22,13 +24,16 @@ use self::errors::{error_of, fault_error};
 use self::memory::CudaMemory;
 use self::queue::CudaQueue;
 pub use self::report::cuda_report;
+use self::watch::Watched;
 use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
 use crate::group::Group;
+use crate::late;
 use crate::memory::Region;
 use crate::op::ReduceOp;
+use crate::record::{self, Opening, RankRecord};
 use crate::settings::Kernels;
 use crate::stream::Stream;
 
@@ -80,7 +85,17 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     }
 
     let last_calls = (0..ranks).map(|_| Mutex::default()).collect();
-    let shared = Arc::new(Shared { group: Group::new(ranks), rings: opened, last_calls });
+    let opening = Opening {
+        place: &config.record,
+        communicator: record::new_communicator(),
+        ranks,
+        backend: Backend::Cuda,
+        deadline: config.deadline(),
+    };
+    let records = record::open(&opening, 0..ranks);
+    let group = Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some()));
+    let deadline = config.deadline();
+    let shared = Arc::new(Shared { group, rings: opened, deadline, records, last_calls });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -136,6 +151,8 @@ fn open_devices(config: &Config) -> Result<(Vec<Device>, u32), Error> {
 struct Shared {
     group: Group,
     rings: Vec<RankRings>,
+    deadline: Duration,
+    records: Vec<Arc<RankRecord>>,
     /// The last call of each rank: the next one comes after it, whatever stream it is on.
     last_calls: Vec<Mutex<Option<StreamUse>>>,
 }
@@ -164,7 +181,18 @@ impl Shared {
     fn poison(&self, error: Error) -> Error {
         let first = self.group.poison(error).clone();
         self.rings[0].abort();
+        self.records.iter().for_each(|record| record.failed(&first, false));
         first
+    }
+}
+
+impl Watched for Shared {
+    fn late(&self, rank: usize, call: u64, waited: Duration) {
+        let mut behind = (0..self.rings.len()).map(|peer| (peer, self.group.calls_made(peer)));
+        // Work of the program's own may take long. A peer that has not even called is another matter.
+        if let Some((peer, made)) = behind.find(|&(_, made)| made < call) {
+            late::warn_uncalled(rank, call, peer, made, waited, self.deadline);
+        }
     }
 }
 
@@ -257,17 +285,20 @@ impl RankBackend for CudaRank {
         let launched = if let Some(calls) = recorded.as_mut() {
             // Nothing is made, so nobody waits for it.
             let launched = launch().map_err(error_of)?;
-            *calls += 1;
+            record::join(calls, &record::row(call, input, output, queue.number()));
             launched
         } else {
             drop(recorded);
             let _eager = queue.check_eager("a call")?;
             let mut last_call = self.shared.last_call(self.rank);
-            let number = self.shared.group.make_call(self.rank)?;
+            let number = self.shared.group.make_call(self.rank);
+            let number = number.inspect_err(|error| self.record().failed(error, false))?;
             let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
             // The peers' calls can't complete without this one.
             let launched = chained.and_then(|()| launch());
             let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
+            let row = record::row(call, input, output, queue.number());
+            self.shared.records[self.rank].made(Row { number, ..row });
             last_call.clone_from(&launched.work);
             queue.carries_call(number);
             launched
@@ -282,6 +313,10 @@ impl RankBackend for CudaRank {
             bytes: input.bytes() as u64,
             ranks: plan.ranks as usize,
         })
+    }
+
+    fn record(&self) -> &RankRecord {
+        &self.shared.records[self.rank]
     }
 
     fn device(&self) -> Option<&Device> {
@@ -305,6 +340,7 @@ impl Drop for CudaRank {
         if !before && group.first_error().is_some() {
             self.rings().abort();
         }
+        self.record().close(group.first_error().is_some());
     }
 }
 

@@ -6,22 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use myelon_kernel::{DeviceEvent, DeviceStream};
+use myelon_recorder::Row;
 
 use super::Shared;
 use super::errors::error_of;
 use super::graph::CudaRecording;
+use super::watch::Waiting;
 use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
+use crate::record::new_stream;
 
 /// A CUDA stream of one communicator.
 pub(crate) struct CudaQueue {
     stream: Arc<DeviceStream>,
     shared: Arc<Shared>,
     rank: usize,
+    /// What the record calls it.
+    number: u64,
     /// Number of the last call that was enqueued since the last report, from 1; zero for none.
     last_call: AtomicU64,
-    /// Calls that a capture has recorded, while there is one.
-    recorded: Mutex<Option<u64>>,
+    /// Calls that a capture has recorded, together, while there is one.
+    recorded: Mutex<Option<Row>>,
     /// What a task's panic said.
     task_error: Arc<Mutex<Option<Error>>>,
 }
@@ -29,7 +34,8 @@ pub(crate) struct CudaQueue {
 impl CudaQueue {
     pub fn new(stream: DeviceStream, shared: Arc<Shared>, rank: usize) -> Self {
         let (stream, task_error) = (Arc::new(stream), Arc::default());
-        Self { stream, shared, rank, last_call: AtomicU64::new(0), recorded: Mutex::default(), task_error }
+        let (last_call, recorded) = (AtomicU64::new(0), Mutex::default());
+        Self { stream, shared, rank, number: new_stream(), last_call, recorded, task_error }
     }
 
     pub fn stream(&self) -> &Arc<DeviceStream> {
@@ -44,6 +50,11 @@ impl CudaQueue {
         self.rank
     }
 
+    /// What the record calls it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Refuses a stream that is not one of `rank` in the communicator of `shared`.
     pub fn check_belongs(&self, shared: &Arc<Shared>, rank: usize) -> Result<(), Error> {
         if Arc::ptr_eq(&self.shared, shared) && self.rank == rank {
@@ -54,13 +65,13 @@ impl CudaQueue {
 
     /// Calls that a capture has recorded, while there is one. As long as the guard is held, none begins or
     /// ends.
-    pub fn recorded(&self) -> MutexGuard<'_, Option<u64>> {
+    pub fn recorded(&self) -> MutexGuard<'_, Option<Row>> {
         // Nothing panics while it is held.
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses `what` while the stream is captured, by us or by anybody.
-    pub fn check_eager(&self, what: &'static str) -> Result<MutexGuard<'_, Option<u64>>, Error> {
+    pub fn check_eager(&self, what: &'static str) -> Result<MutexGuard<'_, Option<Row>>, Error> {
         let recorded = self.recorded();
         if recorded.is_some() || self.stream.is_captured().map_err(error_of)? {
             return Err(Error::Capturing { what });
@@ -88,7 +99,12 @@ impl Queue for CudaQueue {
         // ORDER: Relaxed is enough, as above. Read first: a call that another thread enqueues while this one
         // waits is not for this wait to report.
         let last_call = self.last_call.load(Ordering::Relaxed);
+        let waiting = (last_call != 0).then(|| {
+            let late_after = self.shared.records[self.rank].late_after();
+            Waiting::begin(self.shared.clone(), self.rank, last_call, late_after)
+        });
         self.stream.synchronize().map_err(error_of)?;
+        drop(waiting);
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
         let _ = self.last_call.compare_exchange(last_call, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -96,6 +112,10 @@ impl Queue for CudaQueue {
         if call_error.is_none() {
             // Calls are chained over streams: the earlier ones are complete too.
             self.shared.group.complete_to(self.rank, last_call);
+            self.shared.records[self.rank].done_to(last_call);
+        }
+        if let Some(error) = &call_error {
+            self.shared.records[self.rank].failed(error, false);
         }
         call_error.or(task_error).map_or(Ok(()), Err)
     }

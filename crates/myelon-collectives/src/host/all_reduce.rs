@@ -14,20 +14,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_lanes::Lanes;
-use myelon_ring::wait::{Waiting, Yielding};
+use myelon_recorder::{Late, Row, Waits};
 use myelon_ring::words::{Movement, RANKS_MAX, TRAILER_BYTES, WaitingFor};
 use myelon_ring::{Consumer, HostWindows, Producer, RingError, RingFault};
 
 use super::memory::HostSpan;
+use super::patience::Patience;
 use super::reduce::reduce;
 use crate::call::CallWord;
 use crate::dtype::DataType;
 use crate::error::Error;
 use crate::group::Group;
+use crate::late::{self, Awaited};
 use crate::op::ReduceOp;
+use crate::record::RankRecord;
 
 /// A call, as its worker gets it.
 pub(super) struct Job {
+    /// What is recorded of it, but for its number.
+    pub row: Row,
     pub word: CallWord,
     pub dtype: DataType,
     pub op: ReduceOp,
@@ -41,6 +46,7 @@ pub(super) struct Engine {
     rank: usize,
     deadline: Duration,
     group: Arc<Group>,
+    record: Arc<RankRecord>,
     lanes: Vec<LaneEnds>,
 }
 
@@ -61,6 +67,8 @@ struct Progress {
     reduced: u64,
     /// `[ranks - 1]`.
     gathered: Vec<u64>,
+    /// The last step missed a slot, and not only credit.
+    lacks_data: bool,
 }
 
 impl Engine {
@@ -71,6 +79,7 @@ impl Engine {
         credit_batch: usize,
         deadline: Duration,
         group: Arc<Group>,
+        record: Arc<RankRecord>,
     ) -> Result<Self, Error> {
         let layout = windows.layout();
         let peers = || (0..layout.ranks()).filter(move |&peer| peer != rank);
@@ -91,15 +100,17 @@ impl Engine {
                 gather_from: consumers(Movement::Gather, lane)?,
             });
         }
-        Ok(Self { rank, deadline, group, lanes })
+        Ok(Self { rank, deadline, group, record, lanes })
     }
 
-    /// Carries out `job`, and counts it as completed.
+    /// Carries out `job`, this rank's call `number`, and counts it as completed. Returns what it has waited and not
+    /// yet recorded.
     ///
     /// # Errors
     ///
     /// The first error of the group, wherever it came from; the engine can't be used any more.
-    pub fn run(&mut self, job: &Job) -> Result<(), Error> {
+    pub fn run(&mut self, job: &Job, number: u64) -> Result<Waits, Error> {
+        let record = self.record.clone();
         let peers = job.geometry.ranks() as usize - 1;
         let mut active: Vec<Progress> = (0..job.geometry.lanes())
             .map(|lane| Progress {
@@ -108,11 +119,11 @@ impl Engine {
                 scattered: vec![0; peers],
                 reduced: 0,
                 gathered: vec![0; peers],
+                lacks_data: false,
             })
             .filter(|progress| progress.rounds > 0)
             .collect();
-        let wait = Yielding { deadline: self.deadline };
-        let mut waiting = Waiting::default();
+        let mut patience = Patience::new(self.deadline, &record);
         let mut waited = None;
         loop {
             if let Some(error) = self.group.first_error() {
@@ -126,48 +137,66 @@ impl Engine {
             active.retain(|progress| !progress.is_done());
             if active.is_empty() {
                 self.group.complete_call(self.rank);
-                return Ok(());
+                return Ok(patience.waits());
             }
             if moved {
-                waiting = Waiting::default();
+                patience.moved();
                 waited = None;
-            } else if let Some(waited) = waited {
-                return Err(self.stalled(job, &active, waited));
+            } else if let Some(waited) = waited.take()
+                && let Some(awaited) = self.awaited(&active)
+            {
+                return Err(self.stalled(job, &awaited, waited));
             } else {
                 // Once the deadline has passed, the rings get one last look.
-                waited = waiting.pause(&wait);
+                waited = patience.pause(active.iter().any(|progress| progress.lacks_data));
+                if let Some(waited) = patience.late()
+                    && let Some(awaited) = self.awaited(&active)
+                {
+                    self.warn(job, number, &awaited, waited);
+                }
             }
         }
     }
 
-    /// Whom this rank waits for. A sum that misses a slot tells more than what follows from it.
-    fn stalled(&self, job: &Job, active: &[Progress], waited: Duration) -> Error {
-        let mut best = None;
-        for progress in active {
-            let ends = &self.lanes[progress.lane];
-            for (waiting_for, place, (needed, seen)) in progress.waits(ends) {
-                let rank = match waiting_for {
-                    WaitingFor::ScatterSlot => 0,
-                    WaitingFor::ScatterCredit => 1,
-                    WaitingFor::GatherCredit => 2,
-                    _ => 3, // a slot of the gather
-                };
-                if best.as_ref().is_none_or(|&(least, _)| rank < least) {
-                    let error = Error::Stalled {
-                        rank: self.rank,
-                        peer: peer_at(self.rank, place),
-                        lane: progress.lane,
-                        waiting_for,
-                        needed,
-                        seen,
-                        waited_us: waited.as_micros() as u64,
-                        call: job.word,
-                    };
-                    best = Some((rank, error));
-                }
-            }
-        }
-        best.expect("a call that is not done waits for somebody").1
+    /// Whom this rank waits for; nobody where something has come just now. A sum that misses a slot tells more than
+    /// what follows from it.
+    fn awaited(&self, active: &[Progress]) -> Option<Awaited> {
+        let waits = active.iter().flat_map(|progress| {
+            let waits = progress.waits(&self.lanes[progress.lane]);
+            waits.into_iter().map(|(waiting_for, place, (needed, seen))| Awaited {
+                peer: peer_at(self.rank, place),
+                lane: progress.lane,
+                waiting_for,
+                needed,
+                seen,
+            })
+        });
+        waits.min_by_key(|awaited| match awaited.waiting_for {
+            WaitingFor::ScatterSlot => 0,
+            WaitingFor::ScatterCredit => 1,
+            WaitingFor::GatherCredit => 2,
+            _ => 3, // a slot of the gather
+        })
+    }
+
+    fn stalled(&self, job: &Job, awaited: &Awaited, waited: Duration) -> Error {
+        let Awaited { peer, lane, waiting_for, needed, seen } = *awaited;
+        let waited_us = waited.as_micros() as u64;
+        Error::Stalled { rank: self.rank, peer, lane, waiting_for, needed, seen, waited_us, call: job.word }
+    }
+
+    /// Says and records that call `number` is late.
+    fn warn(&self, job: &Job, number: u64, awaited: &Awaited, waited: Duration) {
+        late::warn(self.rank, number, job.word, awaited, waited, self.deadline);
+        self.record.late(Late {
+            peer: awaited.peer as u64,
+            lane: awaited.lane as u64,
+            waiting_for: awaited.waiting_for as u64,
+            needed: awaited.needed,
+            seen: awaited.seen,
+            waited_ns: waited.as_nanos() as u64,
+            ..Late::default()
+        });
     }
 }
 
@@ -222,6 +251,7 @@ impl Step<'_> {
     /// Moves every end of the lane by at most a slot, and says whether any moved.
     fn advance(mut self) -> Result<bool, Error> {
         let mut moved = false;
+        self.progress.lacks_data = false;
         for place in 0..self.progress.scattered.len() {
             moved |= self.scatter(place)?;
         }
@@ -262,6 +292,7 @@ impl Step<'_> {
         let ring = &mut self.ends.gather_from[place];
         let at = At { rank: self.rank, place, lane: self.progress.lane };
         let Some(slot) = ring.try_wait().map_err(|fault| at.fault(WaitingFor::GatherSlot, fault))? else {
+            self.progress.lacks_data = true;
             return Ok(false);
         };
         at.check(self.job.word, &slot)?;
@@ -298,7 +329,10 @@ impl Step<'_> {
                     at.check(word, &slot)?;
                     parts.push(slot);
                 }
-                None => return Ok(false),
+                None => {
+                    self.progress.lacks_data = true;
+                    return Ok(false);
+                }
             }
         }
         let mut sums = Vec::with_capacity(RANKS_MAX);

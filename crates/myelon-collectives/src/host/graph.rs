@@ -3,12 +3,15 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use myelon_recorder::Row;
+
 use super::HostCalls;
 use super::all_reduce::Job;
 use super::memory::Fill;
-use super::queue::HostQueue;
+use super::queue::{HostQueue, interrupt};
 use crate::backend::{Place, Queue, Recording, Replay};
 use crate::error::Error;
+use crate::record::join;
 
 /// What a worker does when its turn comes, any number of times.
 pub(super) enum Step {
@@ -60,7 +63,12 @@ impl<'a> HostRecording<'a> {
 impl Recording for HostRecording<'_> {
     fn end(self: Box<Self>) -> Result<Box<dyn Replay>, Error> {
         let recorded = self.0.recorded().take().expect("only this ends the capture");
-        let calls = recorded.steps.iter().filter(|step| matches!(step, Step::Call(_))).count() as u64;
+        let mut calls = Row::default();
+        for step in &recorded.steps {
+            if let Step::Call(job) = step {
+                join(&mut calls, &job.row);
+            }
+        }
         Ok(Box::new(HostGraph { place: self.0.place(), calls, recorded: Arc::new(recorded) }))
     }
 }
@@ -74,7 +82,8 @@ impl Drop for HostRecording<'_> {
 /// What was recorded. Workers that still run it hold it too.
 struct HostGraph {
     place: Place,
-    calls: u64,
+    /// Its calls together, as they are recorded when they are made.
+    calls: Row,
     recorded: Arc<Recorded>,
 }
 
@@ -84,7 +93,7 @@ impl Replay for HostGraph {
     }
 
     fn calls(&self) -> u64 {
-        self.calls
+        self.calls.calls
     }
 
     fn first_error(&self) -> Option<Error> {
@@ -100,6 +109,7 @@ impl Replay for HostGraph {
             recorded.steps.iter().try_for_each(|step| match step {
                 Step::Call(job) => call(job),
                 Step::Fill(fill) => {
+                    interrupt();
                     fill.run();
                     Ok(())
                 }

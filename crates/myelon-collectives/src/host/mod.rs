@@ -1,10 +1,12 @@
-//! The host backend: ranks are threads of this process, and data moves through the rings of
-//! `myelon-ring` in heap memory.
+//! The host backend: ranks are threads of this process, or processes, and data moves through the rings of
+//! `myelon-ring`, in heap memory or in memory that all processes map.
 
 mod all_reduce;
 mod convert;
 mod graph;
+mod join;
 mod memory;
+mod patience;
 mod queue;
 mod reduce;
 
@@ -13,24 +15,60 @@ use std::sync::{Arc, Mutex};
 
 use myelon_kernel::{Device, DeviceStream};
 use myelon_lanes::{Machine, Origin, Request};
+use myelon_meet::Watch;
+use myelon_recorder::Row;
 use myelon_ring::{HostWindows, WindowLayout};
 
 use self::all_reduce::{Engine, Job};
+pub(crate) use self::join::join;
 pub(crate) use self::memory::HostMemory;
 use self::memory::HostSpan;
-use self::queue::{Event, HostQueue, caught, lock};
+use self::queue::{Event, HostQueue, caught, follows, lock, next_follows};
 use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
 use crate::group::Group;
 use crate::memory::Region;
+use crate::record::{self, Opening, RankRecord};
 use crate::stream::Stream;
+use crate::tuning_file::Tuned;
 
 /// The ranks of `config` as threads.
 pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let ranks = config.host_ranks();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let Shape { tuned, layout, credit_batch } = shape(config, ranks, cores)?;
+    let windows = HostWindows::new(layout, config.first_sequence())?;
+    let opening = Opening {
+        place: &config.record,
+        communicator: record::new_communicator(),
+        ranks,
+        backend: Backend::Host,
+        deadline: config.deadline(),
+    };
+    let records = record::open(&opening, 0..ranks);
+    let group = Arc::new(Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some())));
+    let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
+    for (rank, record) in records.into_iter().enumerate() {
+        let engine =
+            Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone(), record.clone())?;
+        let (group, engine) = (group.clone(), Mutex::new(engine));
+        let calls = HostCalls { rank, group, record, engine, last_call: Mutex::default() };
+        let ring_bytes = layout.bytes() as u64;
+        opened.push(Box::new(HostRank { ring_bytes, cores, calls: Arc::new(calls), watch: None }));
+    }
+    Ok(Opened { ranks: opened, tuned })
+}
+
+/// What all ranks of a communicator have alike.
+struct Shape {
+    tuned: Tuned,
+    layout: WindowLayout,
+    credit_batch: usize,
+}
+
+fn shape(config: &Config, ranks: usize, cores: usize) -> Result<Shape, Error> {
     let tuned = config.tuned(Machine::host(cores as u32), ranks as u32, origin(cores))?;
     let pool = tuned.tuning.pool(ranks as u32)?;
     // How credit is batched follows from the slots, which all plans share.
@@ -38,16 +76,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let credit_batch = tuned.tuning.plan(&any)?.plan.credit_batch as usize;
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
-    let windows = HostWindows::new(layout, config.first_sequence())?;
-    let group = Arc::new(Group::new(ranks));
-    let mut opened: Vec<Box<dyn RankBackend>> = Vec::with_capacity(ranks);
-    for rank in 0..ranks {
-        let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone())?;
-        let calls =
-            HostCalls { rank, group: group.clone(), engine: Mutex::new(engine), last_call: Mutex::default() };
-        opened.push(Box::new(HostRank { ring_bytes: layout.bytes() as u64, cores, calls: Arc::new(calls) }));
-    }
-    Ok(Opened { ranks: opened, tuned })
+    Ok(Shape { tuned, layout, credit_batch })
 }
 
 /// What a tuning of host ranks depends on: the library, the processor and how many of it there are.
@@ -64,12 +93,15 @@ struct HostRank {
     ring_bytes: u64,
     cores: usize,
     calls: Arc<HostCalls>,
+    /// Sees what happens to the peers, where they are other processes.
+    watch: Option<Watch>,
 }
 
 /// What makes the calls of a rank, one by one or by a graph.
 struct HostCalls {
     rank: usize,
     group: Arc<Group>,
+    record: Arc<RankRecord>,
     engine: Mutex<Engine>,
     /// Happens when the call made last has ended, on whatever stream it is.
     last_call: Mutex<Option<Arc<Event>>>,
@@ -80,24 +112,49 @@ impl HostCalls {
         self.group.first_error().cloned()
     }
 
-    /// Makes `calls` calls on `queue`, behind the earlier ones: `run` gets what carries a call out.
+    /// Makes the calls of `made` on `queue`, behind the earlier ones: `run` gets what carries a call out.
     fn enqueue(
         self: &Arc<Self>,
         queue: &HostQueue,
-        calls: u64,
+        made: Row,
         run: impl FnOnce(&mut dyn FnMut(&Job) -> Result<(), Error>) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let mut last_call = lock(&self.last_call);
-        self.group.make_calls(self.rank, calls)?;
+        let last = self.group.make_calls(self.rank, made.calls);
+        let first = last.inspect_err(|error| self.record.failed(error, false))? + 1 - made.calls;
+        let (stream, flags) = (queue.number(), made.flags & Row::GRAPH);
+        let made_ns = self.record.made(Row { number: first, stream, ..made });
         let ended = Arc::new(Event::default());
         let before = last_call.replace(ended.clone());
         let this = self.clone();
-        queue.enqueue(Box::new(move || {
+        queue.enqueue_call(Box::new(move || {
+            // The call before may be held up by a task on its own stream. Once the communicator has failed, nothing
+            // is begun any more, and nobody has to wait for that.
             if let Some(before) = before {
-                before.wait();
+                before.wait_unless(|| this.group.first_error().is_some());
             }
-            let result = caught(|| run(&mut |job| lock(&this.engine).run(job)));
-            let result = result.map_err(|error| this.group.poison(error).clone());
+            let (mut number, mut runs) = (first, false);
+            let mut call = |job: &Job| {
+                if let Some(error) = this.group.first_error() {
+                    return Err(error.clone());
+                }
+                let row = Row { number, stream, made_ns, flags: job.row.flags | flags, ..job.row };
+                number += 1;
+                let mut engine = lock(&this.engine);
+                this.record.start(row, follows(&this));
+                runs = true;
+                let waits = engine.run(job, number - 1)?;
+                this.record.done(&waits);
+                runs = false;
+                next_follows(&this);
+                Ok(())
+            };
+            let result = caught(|| run(&mut call));
+            let result = result.map_err(|error| {
+                let error = this.group.poison(error).clone();
+                this.record.failed(&error, runs);
+                error
+            });
             ended.set();
             result
         }));
@@ -111,7 +168,8 @@ impl RankBackend for HostRank {
     }
 
     fn device_name(&self) -> String {
-        format!("host threads, {} cores", self.cores)
+        let what = if self.watch.is_some() { "processes" } else { "threads" };
+        format!("host {what}, {} cores", self.cores)
     }
 
     fn ring_bytes(&self) -> u64 {
@@ -141,7 +199,9 @@ impl RankBackend for HostRank {
         let queue: &HostQueue = queue.downcast_ref().expect("the call has checked the backend");
         let plan = call.choice.plan;
         let bytes = input.bytes() as u64;
+        let row = record::row(call, input, output, queue.number());
         let job = Job {
+            row,
             word: call.word,
             dtype: call.dtype,
             op: call.op,
@@ -151,7 +211,7 @@ impl RankBackend for HostRank {
         };
         match &mut *queue.recorded() {
             Some(recorded) => recorded.push_call(&self.calls, job)?,
-            None => self.calls.enqueue(queue, 1, move |call| call(&job))?,
+            None => self.calls.enqueue(queue, row, move |call| call(&job))?,
         }
         Ok(Launch {
             kernel: format!("host_ring_{}_{}", call.dtype, call.op),
@@ -165,6 +225,10 @@ impl RankBackend for HostRank {
         })
     }
 
+    fn record(&self) -> &RankRecord {
+        &self.calls.record
+    }
+
     fn device(&self) -> Option<&Device> {
         None
     }
@@ -176,6 +240,8 @@ impl RankBackend for HostRank {
 
 impl Drop for HostRank {
     fn drop(&mut self) {
-        self.calls.group.drop_rank(self.calls.rank);
+        let HostCalls { group, record, rank, .. } = &*self.calls;
+        group.drop_rank(*rank);
+        record.close(group.first_error().is_some());
     }
 }

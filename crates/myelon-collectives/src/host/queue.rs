@@ -1,21 +1,25 @@
 //! Streams of the host backend: a worker thread each.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, unbounded};
 
 use super::graph::{HostRecording, Recorded};
 use crate::backend::{Backend, Moment, Place, Queue, Recording};
 use crate::error::{Error, panic_message};
+use crate::record::new_stream;
 
 type Task = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// A stream: tasks go to a thread, which ends when all handles are gone and all tasks are done.
 pub(super) struct HostQueue {
     place: Place,
+    /// What the record calls it.
+    number: u64,
     tasks: Sender<Task>,
     /// What went wrong first since the last report.
     failed: Arc<Mutex<Option<Error>>>,
@@ -30,7 +34,15 @@ impl HostQueue {
         let failed = Arc::new(Mutex::new(None));
         let report = failed.clone();
         let worker = move || {
-            for task in inbox {
+            loop {
+                let task = match inbox.try_recv() {
+                    Ok(task) => task,
+                    Err(_) => {
+                        interrupt();
+                        let Ok(task) = inbox.recv() else { break };
+                        task
+                    }
+                };
                 if let Err(error) = caught(task) {
                     lock(&report).get_or_insert(error);
                 }
@@ -40,11 +52,25 @@ impl HostQueue {
             Error::OutOfMemory { what: "a thread for a stream".into(), reason: error.to_string() }
         })?;
         let place = Place { backend: Backend::Host, device: Some(rank) };
-        Ok(Self { place, tasks, failed, recorded: Mutex::default() })
+        let number = new_stream();
+        Ok(Self { place, number, tasks, failed, recorded: Mutex::default() })
     }
 
-    /// Enqueues a task; what it returns is reported by the next wait.
+    /// What the record calls it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Enqueues a task; what it returns is reported by the next wait. A call behind it does not follow another one.
     pub fn enqueue(&self, task: Task) {
+        self.enqueue_call(Box::new(move || {
+            interrupt();
+            task()
+        }));
+    }
+
+    /// Enqueues a task that carries calls out.
+    pub fn enqueue_call(&self, task: Task) {
         // The worker takes tasks until this sender is gone, whatever the tasks do.
         self.tasks.send(task).expect("the worker outlives its sender");
     }
@@ -102,6 +128,26 @@ impl Queue for HostQueue {
     }
 }
 
+thread_local! {
+    /// Whose call was the last thing that this worker did; its address, or 0.
+    static LAST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether the last thing that this worker did was to end a call of `calls`: then the time is known.
+pub(super) fn follows<T>(calls: &Arc<T>) -> bool {
+    LAST.get() == Arc::as_ptr(calls).addr()
+}
+
+/// A call of `calls` has ended just now.
+pub(super) fn next_follows<T>(calls: &Arc<T>) {
+    LAST.set(Arc::as_ptr(calls).addr());
+}
+
+/// Something else happens, or nothing for a while.
+pub(super) fn interrupt() {
+    LAST.set(0);
+}
+
 /// Runs `task`; a panic becomes [`Error::Task`].
 pub(super) fn caught<T>(task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(task))
@@ -128,6 +174,16 @@ impl Event {
                 return at;
             }
             at = self.happened.wait(at).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits no longer than until `is_over`, which is asked now and then.
+    pub fn wait_unless(&self, is_over: impl Fn() -> bool) {
+        const NOW_AND_THEN: Duration = Duration::from_millis(20);
+        let mut at = lock(&self.at);
+        while at.is_none() && !is_over() {
+            let waited = self.happened.wait_timeout(at, NOW_AND_THEN);
+            at = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
