@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Takes a record on a GPU machine: ours and NCCL in one run. Copy what it writes to benches/record/.
+# Takes a record on a GPU machine: ours, NCCL's and PyTorch's in one run. Copy what it writes to benches/record/.
 #
 #   benches/record.sh [-m MODES] MYELON OUT RANKS...
 #   benches/record.sh -m stream,graph,isolated target/release/myelon /tmp/out 2 4
 #
 # MODES are those of `myelon all-reduce --mode`, stream alone unless said. Writes for each mode and number of ranks
-# OUT/all-reduce-MODE-pN.csv (ours, every result checked) and OUT/nccl-MODE-pN.csv (with the ratio to ours), and
+# OUT/all-reduce-MODE-pN.csv (ours, every result checked) and OUT/peers-MODE-pN.csv (with the ratio to ours), and
 # OUT/machine.txt.
 set -u
 # The automatic plans, whatever tuning file this user has.
@@ -41,17 +41,19 @@ for ranks in "$@"; do
         echo "\$ myelon ${command[*]:1}" >>"$out/machine.txt"
         limit 200 "${command[@]}" >"$ours" 2>>"$out/machine.txt" || echo "$mode p=$ranks: exit $?" | tee -a "$out/machine.txt"
         limit 200 torchrun --nproc-per-node "$ranks" "$here/peers.py" "${range[@]}" --mode "$mode" --ours "$ours" \
-            >"$out/nccl-$mode-p$ranks.csv" 2>/dev/null || echo "peers $mode p=$ranks: exit $?"
+            >"$out/peers-$mode-p$ranks.csv" 2>/dev/null || echo "peers $mode p=$ranks: exit $?"
     done
 done
 
-echo "mode     ranks        bytes  myelon us (busbw)    nccl us (busbw)  nccl/myelon"
+# The best of the peers of each size stands beside ours.
+echo "mode     ranks        bytes  myelon us (busbw)    best peer us (busbw)  peer/myelon"
 for ranks in "$@"; do
     for mode in $modes; do
         join -t, -j1 \
             <(awk -F, 'NR > 1 && $7 == "true" { printf "%012d,%.2f,%.0f,%s\n", $3, $8, $10, $11 }' "$out/all-reduce-$mode-p$ranks.csv" | sort) \
-            <(awk -F, '$1 == "nccl" { printf "%012d,%.2f,%.0f\n", $3, $7, $9 }' "$out/nccl-$mode-p$ranks.csv" | sort) |
-            awk -F, -v mode="$mode" -v ranks="$ranks" '{ printf "%-8s %5d %12d  %9.2f (%3d)  %9.2f (%3d)  %11.2f%s\n",
-                mode, ranks, $1, $2, $3, $5, $6, $5 / $2, $4 ? "  WRONG" : "" }'
+            <(awk -F, '$2 == '"$ranks"' { printf "%012d,%.2f,%.0f,%s\n", $3, $7, $9, $1 }' "$out/peers-$mode-p$ranks.csv" |
+                sort -t, -k1,1 -k2,2n | sort -t, -k1,1 -u -s) |
+            awk -F, -v mode="$mode" -v ranks="$ranks" '{ printf "%-8s %5d %12d  %9.2f (%3d)  %9.2f (%3d)  %11.2f  %s%s\n",
+                mode, ranks, $1, $2, $3, $5, $6, $5 / $2, $7, $4 ? "  WRONG" : "" }'
     done
 done

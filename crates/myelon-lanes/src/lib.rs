@@ -28,7 +28,7 @@
 //! let lanes = choice.plan.geometry(56 << 20)?;
 //! assert_eq!(lanes.lane(0).bytes, 2 << 20);
 //! assert_eq!(lanes.rounds(0), 43); // of 8 ranks x 6 KiB
-//! assert_eq!(lanes.piece(0, 1, 7).bytes, 7 << 10);
+//! assert_eq!(lanes.piece(0, 1, 7).bytes, 6 << 10);
 //! # Ok::<(), myelon_lanes::PlanError>(())
 //! ```
 

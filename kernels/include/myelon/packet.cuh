@@ -130,7 +130,7 @@ struct Cell {
     // ORDER packet/turn: the mark is written before this launch ends, so before the next header that the peer waits
     // for, behind which it writes here again. Else the mark could replace that payload, and the wait for it never end.
     static MYELON_DEVICE void taken(pair64* cell) {
-        if (!weakened(Mutant::cell_kept)) st_weak(cell, pair64{{mark, mark}});
+        if (!weakened(Mutant::cell_kept)) st_relaxed_sys(cell, pair64{{mark, mark}});
     }
 };
 
