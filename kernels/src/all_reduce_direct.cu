@@ -3,7 +3,7 @@
 //
 // Inputs and outputs are windows: memory that all ranks may read and write. One launch a rank, a block a lane.
 // Ranks tell each other in a lane that they have begun, and where their buffers are; a lane's threads sum the
-// lane's share of the rank's own piece; then the lane tells that it has ended. Nothing is staged.
+// lane's turns of the rank's own piece; then the lane tells that it has ended. Nothing is staged.
 //
 // ORDERING  direct/start  the end of earlier work, then a header    a header with ld.acquire.sys, then the barrier
 //           direct/end    the barrier, fence.acq_rel.sys, a header  a header, then the end of the launch
@@ -90,13 +90,13 @@ MYELON_DEVICE bool end(AllReduceArgs const& args, Route const& route, Turn const
     return receive<Flagged, 1>(args, turn, rank, WaitingFor::end, [&](u32) { return route.from + at; }, told);
 }
 
-// Sums the lane's share of this rank's piece. `most` ranks times `depth` vectors a thread are loaded while as many
-// are summed and stored.
+// Sums the lane's share of a span: the lanes take turns, so that all of them together move through memory front to
+// back. `most` ranks times `depth` vectors a thread are loaded while as many are summed and stored.
 template <typename E, typename Op, u32 most, u32 depth, bool whole>
-MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
+MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& span) {
     using Unit = typename E::Unit;
     Buffers const& of = read_shared(buffers());
-    u64 const end = share.start + share.count, step = static_cast<u64>(depth) * thread_count();
+    u64 const end = span.start + span.count, turn = static_cast<u64>(depth) * thread_count(), step = turn * args.lanes;
     auto const load = [&](u64 base, vec16(&of_rank)[depth][most]) {
 #pragma unroll
         for (u32 d = 0; d < depth; ++d) {
@@ -124,7 +124,7 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
             }
         }
     };
-    u64 base = share.start + thread_index();
+    u64 base = span.start + block_index() * turn + thread_index();
     vec16 even[depth][most];
     if constexpr (sizeof(Unit) == 1) {
         // Bytes have sixteen accumulators, which leave no registers for a second set.
@@ -144,41 +144,40 @@ MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& share) {
     }
 }
 
-// Vectors that a warp moves at once. Shares begin at multiples of it, so that no access touches a line more than it must:
-// with 24 lanes instead of 32, which do so by themselves, 64 MiB took 361 us and not 326 before (4 ranks, H200).
+// Vectors that a warp moves at once. Pieces begin at multiples of it, so that no access touches a line more than it must.
 constexpr u64 grain = warp_threads;
 
-// The lane's share of this rank's piece.
-MYELON_DEVICE Span share_of(AllReduceArgs const& args, u32 lane) {
+// This rank's piece.
+MYELON_DEVICE Span piece_of(AllReduceArgs const& args) {
     u64 const vectors = (args.bytes + vector_bytes - 1) / vector_bytes;
-    Span const piece = split((vectors + grain - 1) / grain, args.ranks, args.rank);
-    Span const share = split(piece.count, args.lanes, lane);
-    u64 const start = (piece.start + share.start) * grain, end = start + share.count * grain;
+    Span const grains = split((vectors + grain - 1) / grain, args.ranks, args.rank);
+    u64 const start = grains.start * grain, end = start + grains.count * grain;
     return {start < vectors ? start : vectors, end <= vectors ? end - start : start < vectors ? vectors - start : 0};
 }
 
 template <typename E, typename Op, u32 most>
-MYELON_DEVICE void sum_all(AllReduceArgs const& args, Span const& share) {
+MYELON_DEVICE void sum_all(AllReduceArgs const& args, Span const& piece) {
     // The last vector of a payload may be a part of one.
-    bool const whole = read_shared(buffers().whole) != 0 && (share.start + share.count) * vector_bytes <= args.bytes;
-    if (whole) sum_share<E, Op, most, 8 / most, true>(args, share);
-    else sum_share<E, Op, most, 1, false>(args, share);
+    u64 const end = piece.start + piece.count, moves = read_shared(buffers().whole) != 0 ? args.bytes / vector_bytes : 0;
+    u64 const middle = moves <= piece.start ? piece.start : moves < end ? moves : end;
+    sum_share<E, Op, most, 8 / most, true>(args, {piece.start, middle - piece.start});
+    if (middle < end) sum_share<E, Op, most, 1, false>(args, {middle, end - middle});
 }
 
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     // Divided before earlier work is waited for.
-    Span share = share_of(args, block_index());
-    settled(share.start);
-    settled(share.count);
+    Span piece = piece_of(args);
+    settled(piece.start);
+    settled(piece.count);
     Route const route = route_of(args, thread_index(), header_packet(block_index(), Header::call));
     Turn const turn = read_turn(args);
     bool const well = may_begin(args, turn);
     // A thread that finds that the call is over must not leave the others at a barrier.
     bool const started = start(args, route, turn, well);
-    if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, share);
-    else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, share);
-    else if (started) sum_all<E, Op, 8>(args, share);
+    if (started && args.ranks <= 2) sum_all<E, Op, 2>(args, piece);
+    else if (started && args.ranks <= 4) sum_all<E, Op, 4>(args, piece);
+    else if (started) sum_all<E, Op, 8>(args, piece);
     end_turn(args, turn, started && end(args, route, turn));
 }
 

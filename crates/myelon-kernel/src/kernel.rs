@@ -168,8 +168,11 @@ pub enum Launching {
     /// All blocks of the grid start together or none.
     Together,
     /// Blocks need not start together. The grid may be prepared while the launch before it still runs, where the
-    /// GPU offers that; the kernel itself waits for all earlier work of the stream.
+    /// GPU offers that; the kernel itself waits for all earlier work of the stream. Its blocks may take their places
+    /// before the other launch has ended: no launch that this one does not follow may need those.
     Following,
+    /// Blocks need not start together, and start behind all earlier work of the stream.
+    Alone,
 }
 
 /// One kernel on one GPU.
@@ -326,13 +329,14 @@ impl Kernel {
                 value.cooperative = 1;
                 sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE
             }
-            Launching::Following => {
+            Launching::Following | Launching::Alone => {
                 value.programmaticStreamSerializationAllowed = 1;
                 sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
             }
         };
         // GPUs before sm_90 prepare no launch ahead.
-        let plain = launching == Launching::Following && self.device.info().compute_capability.0 < 9;
+        let plain = launching == Launching::Alone
+            || launching == Launching::Following && self.device.info().compute_capability.0 < 9;
         let mut attributes = [sys::CUlaunchAttribute { id, pad: [0; 4], value }];
         let config = sys::CUlaunchConfig {
             gridDimX: shape.blocks,

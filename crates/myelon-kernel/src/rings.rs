@@ -411,6 +411,9 @@ impl RankRings {
         // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers.
         let launching = match algorithm {
             Algorithm::Ring => Launching::Together,
+            // Where ranks share a GPU, blocks of a launch that is prepared ahead could take the place of those that
+            // another rank's launch in front still needs.
+            _ if self.share > 1 => Launching::Alone,
             _ => Launching::Following,
         };
         let prepared = Prepared::new(stream)?;
