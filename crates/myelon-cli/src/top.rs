@@ -282,7 +282,12 @@ mod tests {
         let times = [1, 2].map(|number| recorder.made(row(number)));
         assert!(times[0] <= times[1]);
         recorder.start(row(1), false);
-        recorder.done(&Waits { data_ns: u64::MAX / 2, longest_ns: 2_000_000, ..Waits::default() });
+        recorder.done(&Waits {
+            polls_data: 1,
+            data_ns: u64::MAX / 2,
+            longest_ns: 2_000_000,
+            ..Waits::default()
+        });
         recorder.start(row(2), false);
         let mut lines = look(&folder.pages().unwrap(), &mut looks);
         assert_eq!(lines.len(), 1);

@@ -68,7 +68,7 @@ fn h200s_are_explained_without_any() {
         }
     }
     let of_algorithms = rows.iter().filter(|row| row["which"].as_str().unwrap().contains("algorithm"));
-    assert_eq!(of_algorithms.count(), 2 + 3, "two of 64K are shown, and of 1G one and two that are refused");
+    assert_eq!(of_algorithms.count(), 2 + 5, "two of 64K are shown, and of 1G one and four that are refused");
     let compared = rows.iter().filter(|row| row["difference_percent"].is_number());
     assert_eq!(compared.count(), 1 + 1, "the decision of 1G and one runner-up have times");
     let places: Vec<Option<u64>> = rows.iter().map(|row| row["place"].as_u64()).collect();

@@ -259,7 +259,7 @@ mod tests {
             for word in ["policy", "half the lanes", "twice the lanes", "half the slot", "twice the slot"] {
                 assert!(which.contains(word), "no `{word}` in {which}");
             }
-            assert_eq!(which.split(", ").count(), 9, "{which}");
+            assert_eq!(which.split(", ").count(), 11, "{which}");
         }
     }
 
@@ -267,11 +267,14 @@ mod tests {
     #[test]
     fn other_algorithms_are_runners_up_or_refused() {
         let subject = h200(Policy::Auto, Forced::default());
+        let flagged = vec![Algorithm::OneShot, Algorithm::TwoShot];
+        let of_packets = Algorithm::ALL[..4].to_vec();
         for (count, own, refused) in [
             (1 << 8, Algorithm::OneShot, vec![]),
-            (1 << 17, Algorithm::TwoShot, vec![Algorithm::OneShot]),
-            (1 << 20, Algorithm::Direct, vec![Algorithm::OneShot, Algorithm::TwoShot]),
-            (1 << 28, Algorithm::Ring, vec![Algorithm::OneShot, Algorithm::TwoShot]),
+            (1 << 15, Algorithm::OneShotLamport, vec![]),
+            (1 << 17, Algorithm::TwoShotLamport, flagged),
+            (1 << 20, Algorithm::Direct, of_packets.clone()),
+            (1 << 28, Algorithm::Ring, of_packets),
         ] {
             let explained = subject.explain(DataType::F32, count, 9).unwrap();
             assert_eq!(explained.choice.plan.algorithm, own);
@@ -292,6 +295,10 @@ mod tests {
         let explained = any.explain(DataType::F32, 8, 9).unwrap();
         let why = "cannot run here, for it needs buffers that are windows, which was not promised";
         assert!(explained.refused.iter().any(|it| it.which == "algorithm direct" && it.why == why));
+        let explained = any.explain(DataType::I32, 1 << 15, 9).unwrap();
+        assert_eq!(explained.choice.plan.algorithm, Algorithm::TwoShot);
+        let why = "cannot run here, for it needs elements that are floats";
+        assert!(explained.refused.iter().any(|it| it.which == "algorithm one-shot-lamport" && it.why == why));
     }
 
     #[test]
