@@ -42,6 +42,8 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 /// | 2 | 256 KiB | 4.1 | | 6.7 | 14 |
 /// | 2 | 64 MiB | | | 219 | 219 |
 ///
+/// Cells, for floats, as above (`2026-11-21-cells.txt` and `benches/record/h200-x2/2026-11-21.txt`): with 4 ranks 64 KiB 3.7,
+/// 256 KiB 5.7 by one hop or two, 1 MiB 8.0; with 2 ranks 64 KiB 2.6 as by packets, 512 KiB 4.1, 1 MiB 6.0 by two hops.
 /// Above 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
 fn bounds(ranks: u32, floats: bool) -> impl Iterator<Item = (Algorithm, u64)> {
     use Algorithm::{Direct, OneShot, OneShotLamport, TwoShot, TwoShotLamport};
