@@ -130,6 +130,15 @@ pub fn wrong_device_is_refused(gpus: usize) {
     }
 }
 
+/// A GPU has 8 queues for all streams unless told, and with more streams the work of a rank can come to stand behind a
+/// kernel that waits for it: four ranks on a GPU, with two streams each and those of the driver, are that many. To be
+/// called first in `main`, when there is no other thread.
+#[allow(unsafe_code)]
+pub fn take_all_queues() {
+    // SAFETY: no other thread reads the environment meanwhile, as its one caller sees to.
+    unsafe { std::env::set_var("CUDA_DEVICE_MAX_CONNECTIONS", "32") };
+}
+
 /// The unsafe steps that a caller with raw handles takes.
 #[allow(unsafe_code)]
 mod foreign {

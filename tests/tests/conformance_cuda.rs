@@ -10,16 +10,8 @@ use myelon_tests::{conformance, gpus};
 /// Calls of a test with random calls, and about half of the largest count in them.
 const BUDGET: usize = 16_000;
 
-/// A GPU has 8 queues for all streams unless told, and with more streams the work of a rank can come to stand behind a
-/// kernel that waits for it: four ranks on a GPU, with two streams each and those of the driver, are that many.
-#[allow(unsafe_code)]
-fn take_all_queues() {
-    // SAFETY: called first in `main`, when there is no other thread.
-    unsafe { std::env::set_var("CUDA_DEVICE_MAX_CONNECTIONS", "32") };
-}
-
 fn main() {
-    take_all_queues();
+    gpus::take_all_queues();
     let seen = myelon_kernel::probe().map(|node| node.devices.len());
     let count = *seen.as_ref().unwrap_or(&0);
     let make = move |ranks: usize| {
