@@ -1,33 +1,11 @@
 //! Property: what a call launches, why, and what goes wrong can be read from its events.
 
-use std::io;
-use std::sync::{Arc, Mutex};
+mod text;
+
 use std::time::Duration;
 
 use myelon_collectives::{Backend, Communicator, ReduceOp};
-use tracing_subscriber::fmt::MakeWriter;
-
-#[derive(Clone, Default)]
-struct Text(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Text {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Text {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
+use text::Text;
 
 // Workers have threads of their own, so the subscriber is the process's, and this file has one test.
 #[test]
@@ -47,7 +25,7 @@ fn calls_and_failures_leave_events() {
     ranks[0].all_reduce_in_place(&mut buffer, ReduceOp::Sum, &stream).unwrap();
     stream.synchronize().unwrap_err();
 
-    let text = String::from_utf8(text.0.lock().unwrap().clone()).unwrap();
+    let text = text.written();
     let line = |has: &[&str]| text.lines().any(|line| has.iter().all(|part| line.contains(part)));
     assert!(line(&["communicator opened", "ranks=2", "the host backend was asked for"]), "{text}");
     for rank in ["rank=0", "rank=1"] {

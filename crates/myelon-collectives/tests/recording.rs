@@ -5,17 +5,17 @@
 //! name the wrong rank, come late or come often. Cannot catch: what another process sees; the tests of the command
 //! are for that.
 
-use std::io;
+mod text;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use myelon_collectives::{
     Backend, Builder, CallWord, Communicator, DataType, ErrorKind, RecordPlace, ReduceOp, WaitingFor,
 };
 use myelon_recorder::{Count, ErrorCode, Folder, Page, Row, State};
-use tracing_subscriber::fmt::MakeWriter;
+use text::Text;
 
 fn builder(folder: &Path) -> Builder {
     let builder = Communicator::builder().backend(Backend::Host).ranks(2).deadline(Duration::from_secs(20));
@@ -157,28 +157,6 @@ fn a_call_behind_one_that_is_held_up_ends_when_the_communicator_has_failed() {
     assert_eq!(ranks[0].stream().synchronize().unwrap_err().kind(), ErrorKind::Stalled);
 }
 
-#[derive(Clone, Default)]
-struct Text(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Text {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Text {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 /// Workers have threads of their own, so the subscriber is the process's; only this test has one.
 #[test]
 fn a_rank_that_is_late_is_warned_of_once_and_named_and_then_the_call_fails() {
@@ -223,7 +201,7 @@ fn a_rank_that_is_late_is_warned_of_once_and_named_and_then_the_call_fails() {
     let silent = builder(&open).record(RecordPlace::None).build().unwrap();
     assert_eq!(silent[0].record_file(), None);
 
-    let text = String::from_utf8(text.0.lock().unwrap().clone()).unwrap();
+    let text = text.written();
     for rank in [0, 1] {
         let start = format!("a call is late: rank {rank} waits for rank 2 since ");
         // Other tests of this file may have events here too, but of two ranks.
