@@ -206,7 +206,7 @@ result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads,
 }
 
 // The kernel's parameter as far as the fake looks: the address of the fault, the rank.
-struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[8]; uint32_t rank, ranks; };
+struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[9]; uint32_t rank, ranks; };
 struct attribute { int id; char pad[4]; union { char pad[64]; int yes; } value; };
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {

@@ -82,7 +82,6 @@ MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
 // it finds the record there.
 MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited const& waited, u64 call_seen) {
     auto const tell_all = [&] {
-#pragma unroll 1
         for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
     };
     if (exchange_relaxed_sys(recorded_word(args), 1) != 0 && !weakened(Mutant::record_twice)) return;
