@@ -148,8 +148,9 @@ impl Settings {
                 self.ranks = Some(ranks.ok_or_else(|| refuse("a number from 2 to 8"))?);
             }
             "ALGO" => {
-                let algorithm =
-                    text.parse().map_err(|_| refuse("one of one-shot, two-shot, direct, ring"))?;
+                let algorithm = text.parse().map_err(|_| {
+                    refuse("one of one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring")
+                })?;
                 self.forced.algorithm = Some(algorithm);
             }
             "BUFFERS" => {
