@@ -36,8 +36,9 @@ MYELON_DEVICE bool start_with(AllReduceArgs const& args, Route const& route, Tur
     // ORDER direct/start: headers come behind the launch in front, whose end is a fence that releases what earlier work
     // wrote into this rank's input. Without it a peer could read what the input was before.
     send_packet(route.to + place(Header::call), turn.epoch, halves_of(args.call));
-    send_packet(route.to + place(Header::input), turn.epoch, halves_of(args.input));
-    send_packet(route.to + place(Header::output), turn.epoch, halves_of(args.output));
+    // In another process they are at other addresses.
+    send_packet(route.to + place(Header::input), turn.epoch, halves_of(args.input_at[rank]));
+    send_packet(route.to + place(Header::output), turn.epoch, halves_of(args.output_at[rank]));
     if (turn.lane == 0 && peer_at(args, 0) == rank) say_call(args);
     scrub(args, turn, rank, [&](u64 number, u32) { return number < payload_packet(args, 0) && number / headers < args.lanes; });
     vec8 told[3];

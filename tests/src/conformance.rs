@@ -15,7 +15,7 @@ mod joined;
 mod streams;
 mod tunings;
 
-pub use self::joined::join_from_now_on;
+pub use self::joined::{join, join_from_now_on};
 use myelon_collectives::Builder;
 #[cfg(doc)]
 use myelon_collectives::reference;
@@ -60,6 +60,18 @@ pub fn trials<M: Make>(make: M, budget: usize) -> Vec<libtest_mimic::Trial> {
         let make = make.clone();
         libtest_mimic::Trial::test(name, move || {
             part(&make, budget);
+            Ok(())
+        })
+    };
+    parts().into_iter().map(trial).collect()
+}
+
+/// The same with ranks that join as processes do. For tests that run one at a time.
+pub fn joined_trials<M: Make>(make: M, budget: usize) -> Vec<libtest_mimic::Trial> {
+    let trial = |(name, part): Part<M>| {
+        let make = make.clone();
+        libtest_mimic::Trial::test(format!("joined::{name}"), move || {
+            joined::join_in(|| part(&make, budget));
             Ok(())
         })
     };

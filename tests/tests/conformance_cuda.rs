@@ -9,6 +9,8 @@ use myelon_tests::{conformance, gpus};
 
 /// Calls of a test with random calls, and about half of the largest count in them.
 const BUDGET: usize = 16_000;
+/// The same for ranks that join as processes do, whose calls are the same.
+const JOINED_BUDGET: usize = 4_000;
 
 fn main() {
     gpus::take_all_queues();
@@ -19,6 +21,7 @@ fn main() {
         Communicator::builder().backend(Backend::Cuda).devices(devices)
     };
     let mut trials = conformance::trials(make, BUDGET);
+    trials.extend(conformance::joined_trials(make, JOINED_BUDGET));
     trials.push(Trial::test("tensors_of_somebody_else", move || {
         gpus::foreign_memory_and_streams(count);
         Ok(())

@@ -225,14 +225,18 @@ impl Builder {
     /// Makes the communicator of one rank, which is this process; its peers are other processes on this node, which
     /// do the same with the same settings. Returns when all ranks are there.
     ///
-    /// In this version such ranks are on the host, and [`Backend::Auto`] takes it.
+    /// On [`Backend::Cuda`] the process's GPU is the one that [`Builder::devices`] names, alone; else the one of its number
+    /// on the node ([`Process::local_rank`]), or the only one where `CUDA_VISIBLE_DEVICES` shows just one. Ranks that share
+    /// a GPU are refused unless each names it. [`Backend::Auto`] takes GPUs where this process sees one for each rank.
+    /// Buffers that are made then are mapped by all ranks, by a thread of each; so a rank can make one while its peers do
+    /// something else, but not while one is stopped.
     ///
     /// # Errors
     ///
     /// * [`Error::Meeting`]: the ranks did not meet within [`Process::within`], were refused, or differ in what must be
     ///   the same: the version of the library, the number of ranks, the backend, the rings, the deadline, the first
-    ///   sequence.
-    /// * [`Error::Unsupported`] for [`Backend::Cuda`].
+    ///   sequence, on GPUs also their model and the promise of [`Builder::windows`].
+    /// * [`Error::PeerFailed`]: a peer could not do its part, and why.
     /// * Those of [`Builder::build`].
     ///
     /// # Example
@@ -268,26 +272,29 @@ impl Builder {
             let needed = format!("{ranks}, as {} says", process.launcher());
             return Err(Error::invalid("ranks", needed, asked));
         }
-        if !config.devices.is_empty() {
-            let seen = format!("devices {:?}", config.devices);
-            return Err(Error::invalid("devices", "none for a rank that is a process", seen));
-        }
         config.ranks = Some(ranks);
-        config.check()?;
-        let reason = match backend {
-            Backend::Host => "the host backend was asked for",
-            Backend::Auto => "ranks that are processes are on the host",
+        Config { devices: Vec::new(), ..config.clone() }.check()?;
+        if backend == Backend::Host && !config.devices.is_empty() {
+            let seen = format!("devices {:?} for the host backend", config.devices);
+            return Err(Error::invalid("devices", "the cuda backend", seen));
+        }
+        let (device, reason) = match backend {
+            Backend::Host => (None, "the host backend was asked for".to_owned()),
             Backend::Cuda => {
-                let reason = "ranks that are processes are on the host in this version".into();
-                return Err(Error::Unsupported {
-                    what: "the cuda backend for a process a rank".into(),
-                    reason,
-                });
+                (Some(cuda::own_device(&config, process)?), "the cuda backend was asked for".to_owned())
             }
+            Backend::Auto => match cuda::own_device(&config, process) {
+                Ok(device) => (Some(device), "CUDA can be used".to_owned()),
+                Err(error) if config.may_do_without(&error) => (None, format!("CUDA can't be used: {error}")),
+                Err(error) => return Err(error),
+            },
         };
-        let (rank, tuned) = host::join(&config, process)?;
+        let (rank, tuned) = match device {
+            Some(device) => cuda::join(&config, process, device)?,
+            None => host::join(&config, process)?,
+        };
         tracing::info!(rank = process.rank(), ranks, reason, table = tuned.reason, "communicator joined");
-        Communicator::new(process.rank(), ranks, rank, Arc::new(tuned), reason.to_owned())
+        Communicator::new(process.rank(), ranks, rank, Arc::new(tuned), reason)
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the ranks of a communicator know of each other besides their rings: in one process by sharing it, in several
 //! by telling it.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use myelon_meet::Event;
 
 use crate::error::Error;
 use crate::late::DOCTOR;
-use crate::told::{Peers, completed_in, error_in};
+use crate::told::{Note, Peers, completed_in};
 
 /// The first error, and who has come how far.
 pub(crate) struct Group {
@@ -26,6 +27,8 @@ struct Calls {
     made: u64,
     completed: u64,
     dropped: bool,
+    /// Of a rank in another process: what it said last that it has made.
+    told: u64,
 }
 
 impl Group {
@@ -72,26 +75,44 @@ impl Group {
         first
     }
 
-    /// Something happened to `peer`, which is another process. Never waits.
-    pub fn hear(&self, peer: usize, event: Event<'_>) {
-        let Some(rank) = self.peers.as_ref().map(|peers| peers.rank) else { return };
+    /// Something happened to `peer`, which is another process. Never waits. Returns what is not the group's business.
+    pub fn hear(&self, peer: usize, event: Event<'_>) -> Option<(Note, Vec<OwnedFd>)> {
+        let peers = self.peers.as_ref()?;
+        let rank = peers.rank;
         match event {
-            // Who told it has told the others too.
-            Event::Note(note) => {
-                self.poison_from(error_in(peer, note), false);
-            }
+            Event::Note { bytes, fds } => match Note::read(peer, bytes) {
+                // Who told it has told the others too.
+                Ok(Note::Failed(told)) => {
+                    self.poison_from(told.error(peer), false);
+                }
+                // An error has been told already.
+                Ok(Note::Why) => peers.voice.tell_one(peer, &Note::Made(self.calls_made(rank)).bytes()),
+                Ok(Note::Made(calls)) => self.lock()[peer].told = calls,
+                Ok(other) => return Some((other, fds)),
+                Err(error) => {
+                    self.poison(error);
+                }
+            },
             Event::Dead(reason) => {
                 self.poison(Error::PeerDead { rank, peer, reason: reason.into() });
             }
             Event::Goodbye(goodbye) => {
                 let completed = completed_in(goodbye);
                 let mut ranks = self.lock();
-                ranks[peer] = Calls { made: completed, completed, dropped: true };
+                ranks[peer] = Calls { made: completed, completed, dropped: true, told: completed };
                 let calls = ranks[rank].made;
                 if calls > completed {
                     self.poison(Error::PeerGone { rank, peer, calls, completed });
                 }
             }
+        }
+        None
+    }
+
+    /// Asks the ranks that are other processes whether something happened.
+    pub fn ask(&self) {
+        if let Some(peers) = &self.peers {
+            peers.voice.tell(&Note::Why.bytes(), &[]);
         }
     }
 
@@ -124,9 +145,15 @@ impl Group {
         *completed = calls.max(*completed);
     }
 
-    /// Calls that `rank` has made.
+    /// Calls that `rank` has made, as far as this process knows.
     pub fn calls_made(&self, rank: usize) -> u64 {
-        self.lock()[rank].made
+        let ranks = self.lock();
+        ranks[rank].made.max(ranks[rank].told)
+    }
+
+    /// Whether the other ranks are other processes.
+    pub fn has_processes(&self) -> bool {
+        self.peers.is_some()
     }
 
     /// `rank` is dropped: ends the calls that can't complete without it, and only then.

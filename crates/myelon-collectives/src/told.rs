@@ -1,4 +1,5 @@
-//! What ranks in several processes tell each other: their first error, and how far they came when they are dropped.
+//! What ranks in several processes tell each other: their first error, how far they came when they are dropped, and on
+//! GPUs which of their memory the others may map.
 
 use myelon_meet::Voice;
 use myelon_ring::words::WaitingFor;
@@ -20,7 +21,7 @@ pub(crate) struct Peers {
 impl Peers {
     /// `error` ends every call of every rank.
     pub fn failed(&self, error: &Error) {
-        self.voice.tell(&serde_json::to_vec(&Told::of(self.rank, error)).expect("numbers and text"));
+        self.voice.tell(&Note::Failed(Told::of(self.rank, error)).bytes(), &[]);
     }
 
     /// This rank is dropped, and completed so many calls.
@@ -29,11 +30,38 @@ impl Peers {
     }
 }
 
-/// The error in what a peer told.
-pub(crate) fn error_in(peer: usize, note: &[u8]) -> Error {
-    match serde_json::from_slice::<Told>(note) {
-        Ok(told) => told.error(peer),
-        Err(error) => Error::PeerFailed { peer, message: format!("it told what can't be read: {error}") },
+/// What a rank tells others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Note {
+    /// Its error, which ends every call of every rank.
+    Failed(Told),
+    /// It wants to know whether something happened. The answer is an error, or [`Note::Made`].
+    Why,
+    /// So many calls it has made.
+    Made(u64),
+    /// The peers may map memory of its GPU, so many bytes, by the descriptor that goes along.
+    Offered { number: u64, bytes: usize },
+    /// That was mapped there by the teller.
+    Reached { number: u64, address: u64 },
+    /// It can't be mapped by the teller.
+    Refused { number: u64, message: String },
+    /// Nothing of the teller uses these any more.
+    Left { numbers: Vec<u64> },
+    /// They are not mapped any more, or will not be soon.
+    Forgotten,
+}
+
+impl Note {
+    /// As it travels.
+    pub fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers and text")
+    }
+
+    /// What `peer` told.
+    pub fn read(peer: usize, bytes: &[u8]) -> Result<Self, Error> {
+        let strange =
+            |error| Error::PeerFailed { peer, message: format!("it told what can't be read: {error}") };
+        serde_json::from_slice(bytes).map_err(strange)
     }
 }
 
@@ -43,8 +71,8 @@ pub(crate) fn completed_in(goodbye: &[u8]) -> u64 {
 }
 
 /// Where two ranks met, or did not.
-#[derive(Serialize, Deserialize)]
-struct Meant {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Meant {
     rank: usize,
     peer: usize,
     lane: usize,
@@ -55,8 +83,8 @@ struct Meant {
 }
 
 /// An error as it travels. Those that have numbers arrive as they were.
-#[derive(Serialize, Deserialize)]
-enum Told {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Told {
     Stalled { at: Meant, waited_us: u64, call: u64 },
     Disagreement { rank: usize, peer: usize, lane: usize, call: u64, peer_call: u64 },
     Protocol(Meant),
@@ -90,7 +118,8 @@ impl Told {
         }
     }
 
-    fn error(self, teller: usize) -> Error {
+    /// What `teller` told.
+    pub fn error(self, teller: usize) -> Error {
         let waiting_for = |number: usize| WaitingFor::ALL.get(number).copied();
         let strange =
             || Error::PeerFailed { peer: teller, message: "it waited for what is not known".into() };
@@ -124,7 +153,10 @@ mod tests {
     use super::*;
 
     fn travelled(error: &Error) -> Error {
-        error_in(3, &serde_json::to_vec(&Told::of(3, error)).unwrap())
+        match Note::read(3, &Note::Failed(Told::of(3, error)).bytes()) {
+            Ok(Note::Failed(told)) => told.error(3),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -152,7 +184,7 @@ mod tests {
         assert_eq!(error.to_string(), "rank 3 failed: a task on the stream panicked: boom");
         let long = travelled(&Error::Task { message: "boom".repeat(1 << 20) });
         assert_eq!(long.to_string().len(), "rank 3 failed: ".len() + CHARACTERS_MAX);
-        assert!(matches!(error_in(2, b"{"), Error::PeerFailed { peer: 2, .. }));
+        assert!(matches!(Note::read(2, b"{"), Err(Error::PeerFailed { peer: 2, .. })));
         assert_eq!((completed_in(b"17"), completed_in(b"")), (17, 0));
     }
 }

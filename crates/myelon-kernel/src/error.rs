@@ -45,6 +45,14 @@ pub enum KernelError {
         /// The GPU.
         ordinal: usize,
     },
+    /// The driver gave memory that other processes cannot map.
+    #[error(
+        "the memory of GPU {ordinal} cannot be shared with other processes: the driver offers no file descriptors for it"
+    )]
+    NotExportable {
+        /// The GPU.
+        ordinal: usize,
+    },
     /// One GPU cannot reach the memory of another.
     #[error("GPU {from} cannot access the memory of GPU {to}")]
     NoPeerAccess {

@@ -9,6 +9,7 @@ use crate::error::KernelError;
 use crate::stream::DeviceStream;
 use cudarc::driver::sys;
 use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Allocations are multiples of this: one page of the GPU's large kind, so that translation covers the
 /// windows of all peers.
@@ -64,7 +65,7 @@ impl DeviceSpan {
 pub struct DeviceMemory {
     // Dropped in this order: the mapping, the pages, the addresses.
     _mapping: Mapping,
-    _pages: Pages,
+    pages: Pages,
     addresses: Addresses,
     device: Device,
     bytes: usize,
@@ -73,14 +74,14 @@ pub struct DeviceMemory {
     users: Vec<usize>,
 }
 
-struct Pages(sys::CUmemGenericAllocationHandle);
+pub(crate) struct Pages(sys::CUmemGenericAllocationHandle);
 
-struct Addresses {
-    start: u64,
-    bytes: usize,
+pub(crate) struct Addresses {
+    pub start: u64,
+    pub bytes: usize,
 }
 
-struct Mapping {
+pub(crate) struct Mapping {
     start: u64,
     bytes: usize,
 }
@@ -117,25 +118,9 @@ impl DeviceMemory {
         let (pages, exportable, mapped) = Pages::create(device, bytes)?;
         let addresses = Addresses::reserve(mapped)?;
         let mapping = Mapping::new(&addresses, &pages)?;
-        let access: Vec<sys::CUmemAccessDesc> = users
-            .iter()
-            .map(|user| sys::CUmemAccessDesc {
-                location: place(user),
-                flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
-            })
-            .collect();
-        // SAFETY: the whole range was mapped just now; `access` outlives the call.
-        unsafe { call!(cuMemSetAccess(addresses.start, mapped, access.as_ptr(), access.len())) }?;
+        mapping.allow(&users)?;
         let users = users.iter().map(|user| user.ordinal()).collect();
-        Ok(Self {
-            _mapping: mapping,
-            _pages: pages,
-            addresses,
-            device: device.clone(),
-            bytes,
-            exportable,
-            users,
-        })
+        Ok(Self { _mapping: mapping, pages, addresses, device: device.clone(), bytes, exportable, users })
     }
 
     /// The GPU whose memory it is.
@@ -166,6 +151,25 @@ impl DeviceMemory {
     /// Whether it was made so that another process may map it.
     pub fn exportable(&self) -> bool {
         self.exportable
+    }
+
+    /// A file descriptor that stands for it, with which another process of this machine maps it:
+    /// [`crate::PeerMemory::import`].
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NotExportable`]; [`KernelError::Driver`].
+    pub fn export(&self) -> Result<OwnedFd, KernelError> {
+        const POSIX: sys::CUmemAllocationHandleType =
+            sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+        if !self.exportable {
+            return Err(KernelError::NotExportable { ordinal: self.device.ordinal() });
+        }
+        let mut fd = -1;
+        // SAFETY: the driver writes an int for handles of this type, and `fd` outlives the call; no flag is defined.
+        unsafe { call!(cuMemExportToShareableHandle((&raw mut fd).cast(), self.pages.0, POSIX, 0)) }?;
+        // SAFETY: the driver has opened it for this call, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// All of it as a span.
@@ -278,8 +282,21 @@ impl Pages {
     }
 }
 
+impl Pages {
+    /// The pages that another process's `handle` stands for.
+    pub fn import(handle: BorrowedFd<'_>) -> Result<Self, KernelError> {
+        const POSIX: sys::CUmemAllocationHandleType =
+            sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+        let mut pages = 0;
+        let fd = std::ptr::without_provenance_mut(handle.as_raw_fd() as usize);
+        // SAFETY: `pages` outlives the call; handles of this type are passed as the number itself.
+        unsafe { call!(cuMemImportFromShareableHandle(&mut pages, fd, POSIX)) }?;
+        Ok(Self(pages))
+    }
+}
+
 impl Addresses {
-    fn reserve(bytes: usize) -> Result<Self, KernelError> {
+    pub fn reserve(bytes: usize) -> Result<Self, KernelError> {
         let mut start = 0;
         // SAFETY: `start` outlives the call; zero as the wish and as the flags lets the driver choose.
         unsafe { call!(cuMemAddressReserve(&mut start, bytes, PAGE_BYTES, 0, 0)) }?;
@@ -288,7 +305,16 @@ impl Addresses {
 }
 
 impl Mapping {
-    fn new(addresses: &Addresses, pages: &Pages) -> Result<Self, KernelError> {
+    /// Lets `users` read and write it.
+    pub fn allow(&self, users: &[&Device]) -> Result<(), KernelError> {
+        let flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+        let access: Vec<sys::CUmemAccessDesc> =
+            users.iter().map(|user| sys::CUmemAccessDesc { location: place(user), flags }).collect();
+        // SAFETY: the whole range is mapped; `access` outlives the call.
+        unsafe { call!(cuMemSetAccess(self.start, self.bytes, access.as_ptr(), access.len())) }
+    }
+
+    pub fn new(addresses: &Addresses, pages: &Pages) -> Result<Self, KernelError> {
         let (start, bytes) = (addresses.start, addresses.bytes);
         // SAFETY: the range is reserved, not mapped yet, and as long as the pages.
         unsafe { call!(cuMemMap(start, bytes, 0, pages.0, 0)) }?;

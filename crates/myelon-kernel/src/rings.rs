@@ -1,229 +1,31 @@
 //! The rings of a communicator in device memory, and the safe way to launch a kernel on them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_lanes::{Algorithm, Inbox, Plan};
-use myelon_ring::WindowLayout;
-use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, RANKS_MAX};
+use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault};
 
 use crate::device::Device;
 use crate::error::KernelError;
-use crate::fault::FaultPage;
-use crate::image::{Image, ImageChoice};
+use crate::group::Group;
+use crate::image::Image;
 use crate::kernel::{Kernels, LaunchShape, Launching};
-use crate::memory::{DeviceMemory, DeviceSpan};
-use crate::shared::{Prepared, SharedMemory, StreamUse, Users};
+use crate::memory::DeviceSpan;
+use crate::operand::Operand;
+use crate::shared::{Prepared, ReachedAt, SharedMemory, StreamUse};
 use crate::stream::DeviceStream;
-
-/// What all ranks of a communicator share. Every rank holds it, so it outlives the first that is dropped.
-struct Group {
-    layout: WindowLayout,
-    devices: Vec<Device>,
-    /// `None` only while it is dropped.
-    parts: Option<Parts>,
-    users: Arc<Users>,
-}
-
-/// What kernels of all ranks touch.
-struct Parts {
-    windows: Vec<DeviceMemory>,
-    faults: Vec<FaultPage>,
-}
-
-/// Pages that no kernel knows any more. They are used again and never freed, because the driver waits for
-/// all kernels of a GPU before it gives pinned memory back.
-static FREE_PAGES: Mutex<Vec<FaultPage>> = Mutex::new(Vec::new());
-
-fn fault_page(device: &Device) -> Result<FaultPage, KernelError> {
-    let mut free = FREE_PAGES.lock().unwrap_or_else(PoisonError::into_inner);
-    match free.iter().position(|page| page.device().ordinal() == device.ordinal()) {
-        Some(index) => {
-            let page = free.swap_remove(index);
-            page.clear();
-            Ok(page)
-        }
-        None => FaultPage::new(device),
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        FREE_PAGES.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.faults);
-    }
-}
-
-/// What has been loaded: `(ordinal, choice, kernels)`.
-static LOADED: Mutex<Vec<(usize, ImageChoice, Arc<Kernels>)>> = Mutex::new(Vec::new());
-
-/// The kernels of a GPU, loaded once for the process and never unloaded: nobody could tell when the last
-/// launch that was queued has begun.
-fn kernels(device: &Device, choice: ImageChoice) -> Result<Arc<Kernels>, KernelError> {
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = loaded.iter().find(|entry| (entry.0, entry.1) == (device.ordinal(), choice));
-    if let Some((_, _, kernels)) = found {
-        return Ok(kernels.clone());
-    }
-    let kernels = Arc::new(Kernels::load(device, choice)?);
-    loaded.push((device.ordinal(), choice, kernels.clone()));
-    Ok(kernels)
-}
-
-impl Group {
-    fn parts(&self) -> &Parts {
-        self.parts.as_ref().expect("taken only by drop")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.users.bury(&[], Box::new(self.parts.take()));
-    }
-}
 
 /// One rank's end of the rings: its kernels, and the windows of all.
 pub struct RankRings {
     rank: usize,
+    device: Device,
     group: Arc<Group>,
     kernels: Arc<Kernels>,
     /// Ranks on this rank's GPU.
     share: u32,
-}
-
-/// A buffer of a call.
-#[derive(Clone)]
-pub enum Operand {
-    /// Part of memory that is kept until the call is done.
-    Shared {
-        /// The memory.
-        memory: Arc<SharedMemory>,
-        /// Where the part starts in it.
-        start: usize,
-        /// How long it is.
-        bytes: usize,
-    },
-    /// Memory of somebody else, who promised to keep it when the span was made.
-    Foreign(DeviceSpan),
-}
-
-impl Operand {
-    /// All of `memory`.
-    pub fn shared(memory: SharedMemory) -> Self {
-        let bytes = memory.memory().bytes();
-        Self::Shared { memory: Arc::new(memory), start: 0, bytes }
-    }
-
-    /// Where it starts.
-    pub fn address(&self) -> u64 {
-        match self {
-            Self::Shared { memory, start, .. } => memory.memory().address() + *start as u64,
-            Self::Foreign(span) => span.address(),
-        }
-    }
-
-    /// Its GPU.
-    pub fn ordinal(&self) -> usize {
-        match self {
-            Self::Shared { memory, .. } => memory.memory().device().ordinal(),
-            Self::Foreign(span) => span.ordinal(),
-        }
-    }
-
-    /// `bytes` bytes of it from `offset` on.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::OutOfBounds`].
-    pub fn part(&self, offset: usize, bytes: usize) -> Result<Self, KernelError> {
-        match self {
-            Self::Shared { memory, start, bytes: size } => match offset.checked_add(bytes) {
-                Some(end) if end <= *size => {
-                    Ok(Self::Shared { memory: memory.clone(), start: start + offset, bytes })
-                }
-                _ => Err(KernelError::OutOfBounds { offset, bytes, size: *size }),
-            },
-            Self::Foreign(span) => Ok(Self::Foreign(span.part(offset, bytes)?)),
-        }
-    }
-
-    /// Copies `from` to the start, after the work queued on `stream`, and returns when it is done.
-    ///
-    /// # Errors
-    ///
-    /// As for [`DeviceMemory::write`].
-    pub fn write(&self, stream: &DeviceStream, from: &[u8]) -> Result<(), KernelError> {
-        let to = self.span()?;
-        // SAFETY: `from` and `self` are borrowed until the stream has finished.
-        unsafe { stream.copy_to_device(to.part(0, from.len())?, from) }?;
-        stream.synchronize()
-    }
-
-    /// Copies from the start to `to`, after the work queued on `stream`, and returns when it is done.
-    ///
-    /// # Errors
-    ///
-    /// As for [`DeviceMemory::read`].
-    pub fn read(&self, stream: &DeviceStream, to: &mut [u8]) -> Result<(), KernelError> {
-        let from = self.span()?.part(0, to.len())?;
-        // SAFETY: `to` and `self` are borrowed until the stream has finished.
-        unsafe { stream.copy_to_host(to, from) }?;
-        stream.synchronize()
-    }
-
-    /// Queues the setting of every byte, or records it where `stream` is captured; what is done is the use
-    /// of the stream.
-    ///
-    /// # Errors
-    ///
-    /// As for [`DeviceMemory::fill`].
-    pub fn fill(&self, stream: &Arc<DeviceStream>, byte: u8) -> Result<(), KernelError> {
-        let (span, prepared) = (self.span()?, Prepared::new(stream)?);
-        let mut kept = stream.kept();
-        if kept.is_none() {
-            stream.not_captured_by_others("this fill")?;
-        }
-        // SAFETY: the graph or the stream's use keeps shared memory by the lines below; foreign memory is
-        // kept by the promise that made it.
-        unsafe { stream.fill_or_record(span, byte) }?;
-        if let Some(kept) = kept.as_mut() {
-            kept.push(Box::new(self.clone()));
-            return Ok(());
-        }
-        let work = prepared.queued(stream).inspect_err(|_| std::mem::forget(self.clone()))?;
-        drop(kept);
-        self.used_by(&work);
-        Ok(())
-    }
-
-    fn span(&self) -> Result<DeviceSpan, KernelError> {
-        match self {
-            Self::Shared { memory, start, bytes } => memory.memory().whole().part(*start, *bytes),
-            Self::Foreign(span) => Ok(*span),
-        }
-    }
-
-    fn used_by(&self, work: &StreamUse) {
-        if let Self::Shared { memory, .. } = self {
-            memory.used_by(work);
-        }
-    }
-
-    fn reached_by(&self, users: &Arc<Users>) {
-        if let Self::Shared { memory, .. } = self {
-            memory.reached_by(users);
-        }
-    }
-
-    /// Whether all of `devices` may read and write it.
-    pub fn is_window_of(&self, devices: &[Device]) -> bool {
-        match self {
-            Self::Shared { memory, .. } => {
-                devices.iter().all(|device| memory.memory().is_reached_by(device.ordinal()))
-            }
-            Self::Foreign(_) => false,
-        }
-    }
 }
 
 /// What a rank calls. All ranks pass the same, or find out that they do not.
@@ -254,49 +56,29 @@ pub struct Launched {
 }
 
 impl RankRings {
-    /// Opens the rings of one communicator: rank `r` on `devices[r]`, with its window in that GPU's memory.
-    ///
-    /// Several ranks may be on one GPU, for tests: then they share its multiprocessors. Every kernel is
-    /// loaded on every GPU, the windows are written, and all of that is done on return, so no later call
-    /// loads code or allocates.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::NoPeerAccess`] where a GPU does not reach another, and what [`Kernels::load`],
-    /// [`DeviceMemory::allocate`] and [`FaultPage::new`] report. Nothing stays allocated.
-    pub fn open(
-        devices: &[Device],
-        layout: WindowLayout,
-        first_sequence: u64,
-        choice: ImageChoice,
-    ) -> Result<Vec<Self>, KernelError> {
-        let all_kernels =
-            devices.iter().map(|device| kernels(device, choice)).collect::<Result<Vec<_>, _>>()?;
-        let words = layout.initial_words(first_sequence);
-        let mut parts = Parts { windows: Vec::new(), faults: Vec::new() };
-        for device in devices {
-            let window = DeviceMemory::allocate(device, layout.bytes(), devices)?;
-            window.write(&DeviceStream::new(device)?, 0, bytemuck::cast_slice(&words))?;
-            parts.windows.push(window);
-            parts.faults.push(fault_page(device)?);
-        }
-        let share =
-            |device: &Device| devices.iter().filter(|other| other.ordinal() == device.ordinal()).count();
-        let shares: Vec<u32> = devices.iter().map(|device| share(device) as u32).collect();
-        let group =
-            Arc::new(Group { layout, devices: devices.to_vec(), parts: Some(parts), users: Arc::default() });
-        let ranks = all_kernels.into_iter().zip(shares).enumerate().map(|(rank, (kernels, share))| Self {
-            rank,
-            group: group.clone(),
-            kernels,
-            share,
-        });
-        Ok(ranks.collect())
+    pub(crate) fn new(
+        rank: usize,
+        device: Device,
+        group: Arc<Group>,
+        kernels: Arc<Kernels>,
+        share: u32,
+    ) -> Self {
+        Self { rank, device, group, kernels, share }
+    }
+
+    /// The rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Number of ranks.
+    pub fn ranks(&self) -> usize {
+        self.group.layout.ranks()
     }
 
     /// The GPU of this rank.
     pub fn device(&self) -> &Device {
-        &self.group.devices[self.rank]
+        &self.device
     }
 
     /// Which image the kernels came from.
@@ -318,16 +100,52 @@ impl RankRings {
         Ok(least)
     }
 
-    /// The record of `rank`'s kernels that gave up, if any.
+    /// The record of `rank`'s kernels that gave up, if there is one and the rank is of this process.
     pub fn fault(&self, rank: usize) -> Option<Fault> {
-        self.group.parts().faults[rank].read()
+        self.group.fault_page(rank)?.read()
     }
 
-    /// Makes the kernels of all ranks give up, those that run and those that are queued.
+    /// Makes the kernels of all ranks of this process give up, those that run and those that are queued.
     pub fn abort(&self) {
-        for page in &self.group.parts().faults {
-            page.raise_abort();
-        }
+        self.group.fault_pages().for_each(|page| page.raise_abort());
+    }
+
+    /// Maps memory that `peer`, which is another process, calls `number`, until [`RankRings::leave`]. `handle` and `bytes`
+    /// are what [`SharedMemory::export`] gave it. Returns the address at which this rank reaches it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::PeerMemory::import`].
+    pub fn reach(
+        &self,
+        peer: usize,
+        number: u64,
+        handle: BorrowedFd<'_>,
+        bytes: usize,
+    ) -> Result<u64, KernelError> {
+        self.group.reach(&self.device, peer, number, handle, bytes)
+    }
+
+    /// Unmaps what `peer` calls by one of `numbers`, once nothing that is queued by now can use it. Never waits.
+    pub fn leave(&self, peer: usize, numbers: &[u64]) {
+        self.group.leave(peer, |number| numbers.contains(&number));
+    }
+
+    /// The same with all that is `peer`'s, but for its window.
+    pub fn leave_all(&self, peer: usize) {
+        self.group.leave(peer, |_| true);
+    }
+
+    /// The ranks, of which the others are processes, may reach `memory`; all do as soon as `reached_at` says where: rank `r`
+    /// at address `r`. `farewell` is run when no call of this rank can use it any more: then the peers may leave it. Only
+    /// the first offer of a memory counts.
+    pub fn offer(
+        &self,
+        memory: &SharedMemory,
+        reached_at: ReachedAt,
+        farewell: Box<dyn FnOnce() + Send + Sync>,
+    ) {
+        memory.offer(&self.group.users, reached_at, farewell);
     }
 
     /// Queues one all-reduce of this rank on `stream`, or records it where a [`crate::Capture`] is under way
@@ -360,10 +178,12 @@ impl RankRings {
             }
         }
         check_operands(call.dtype, &from, &to)?;
-        if algorithm == Algorithm::Direct && ![input, output].iter().all(|it| self.is_window(it)) {
+        let reached = [input, output].map(|operand| self.group.addresses_of(operand));
+        if algorithm == Algorithm::Direct && reached.contains(&None) {
             let reason = "a direct call needs memory that every rank may read and write";
             return Err(KernelError::Operands { reason });
         }
+        let [input_at, output_at] = reached.map(Option::unwrap_or_default);
         self.check_plan(plan, from.bytes())?;
         let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
         let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
@@ -372,20 +192,16 @@ impl RankRings {
             return Err(KernelError::NotResident { kernel, ordinal, needed: shape.blocks, available });
         }
 
-        let parts = self.group.parts();
-        let mut window = [0; RANKS_MAX];
-        for (address, memory) in window.iter_mut().zip(&parts.windows) {
-            *address = memory.address();
-        }
+        let fault = self.group.fault_page(self.rank).expect("a rank of this process has a page");
         let args = AllReduceArgs {
-            window,
+            window: self.group.windows(),
             input: from.address(),
             output: to.address(),
             bytes: from.bytes() as u64,
             call: call.word,
-            fault: parts.faults[self.rank].address(),
+            fault: fault.address(),
             deadline_ns: u64::try_from(call.deadline.as_nanos()).unwrap_or(u64::MAX),
-            host_abort: parts.faults[self.rank].abort_address(),
+            host_abort: fault.abort_address(),
             epoch_offset: layout.epoch_offset() as u64,
             inbox_offset: layout.inbox_offset() as u64,
             cells_offset: layout.cells_offset() as u64,
@@ -407,6 +223,8 @@ impl RankRings {
             inbox_packets: layout.inbox().packets as u32,
             inbox_cells: layout.inbox().cells as u32,
             reserved: 0,
+            input_at,
+            output_at,
         };
         // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers.
         let launching = match algorithm {
@@ -450,7 +268,7 @@ impl RankRings {
 
     /// Whether every rank of the communicator may read and write `operand`.
     pub fn is_window(&self, operand: &Operand) -> bool {
-        operand.is_window_of(&self.group.devices)
+        self.group.addresses_of(operand).is_some()
     }
 
     /// Refuses a plan that reaches beyond the windows.
@@ -516,6 +334,6 @@ fn check_operands(dtype: &str, from: &DeviceSpan, to: &DeviceSpan) -> Result<(),
 
 impl fmt::Debug for RankRings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RankRings(rank {} of {} on {:?})", self.rank, self.group.layout.ranks(), self.device())
+        write!(f, "RankRings(rank {} of {} on {:?})", self.rank, self.group.layout.ranks(), self.device)
     }
 }

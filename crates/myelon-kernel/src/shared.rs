@@ -1,7 +1,9 @@
 //! Memory that may be dropped while streams still use it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use myelon_ring::words::RANKS_MAX;
 
 use crate::device::Device;
 use crate::error::KernelError;
@@ -180,6 +182,29 @@ pub struct SharedMemory {
     users: Users,
     /// The users of communicators whose ranks reach it from other GPUs.
     reached: Mutex<Vec<Arc<Users>>>,
+    offered: OnceLock<Offer>,
+}
+
+/// Where ranks that are other processes reach a memory: `[ranks]` addresses, once all have said.
+pub type ReachedAt = Arc<OnceLock<[u64; RANKS_MAX]>>;
+
+/// What ranks that are other processes were told of a memory.
+struct Offer {
+    /// The users of the communicator.
+    group: Arc<Users>,
+    reached_at: ReachedAt,
+    _farewell: Farewell,
+}
+
+/// Is run when it is dropped.
+struct Farewell(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Some(farewell) = self.0.take() {
+            farewell();
+        }
+    }
 }
 
 impl SharedMemory {
@@ -194,7 +219,7 @@ impl SharedMemory {
         }
         reap();
         let memory = Some(DeviceMemory::allocate(device, bytes, peers)?);
-        Ok(Self { memory, users: Users::default(), reached: Mutex::default() })
+        Ok(Self { memory, users: Users::default(), reached: Mutex::default(), offered: OnceLock::new() })
     }
 
     /// The memory itself. [`SharedMemory::used_by`] must be told of the work that is queued on it.
@@ -214,12 +239,31 @@ impl SharedMemory {
             reached.push(users.clone());
         }
     }
+
+    /// The ranks of `group` may reach it, and do where `reached_at` says.
+    pub(crate) fn offer(
+        &self,
+        group: &Arc<Users>,
+        reached_at: ReachedAt,
+        farewell: Box<dyn FnOnce() + Send + Sync>,
+    ) {
+        let offer = Offer { group: group.clone(), reached_at, _farewell: Farewell(Some(farewell)) };
+        // Else it is dropped, and says farewell.
+        let _ = self.offered.set(offer);
+    }
+
+    /// Where the ranks of `group` reach it.
+    pub(crate) fn offered_to(&self, group: &Arc<Users>) -> Option<[u64; RANKS_MAX]> {
+        let offer = self.offered.get().filter(|offer| Arc::ptr_eq(&offer.group, group))?;
+        offer.reached_at.get().copied()
+    }
 }
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         let reached = std::mem::take(&mut *lock(&self.reached));
-        self.users.bury(&reached, Box::new(self.memory.take()));
+        // The farewell comes last, when nobody here uses it any more.
+        self.users.bury(&reached, Box::new((self.memory.take(), self.offered.take())));
     }
 }
 

@@ -3,25 +3,39 @@
 //
 // It checks what a real driver would punish late or never: calls without a current context, wrong handles,
 // unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
-// end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail;
-// FAKE_NO_HANDLES=1 refuses memory that can be exported. A kernel records a fault, or with FAKE_QUIET=1 nothing.
+// end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail, with
+// FAKE_SPARE=n not the first n times;
+// FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives both GPUs one name. A kernel records a fault, or with FAKE_QUIET=1 nothing.
 //
 // Work is done when it is queued. All streams of a GPU are one here, and a capture of it is one that forbids
 // its thread everything that a capture by thread may forbid; what it records is done by each launch.
+//
+// Memory that is exported is known by the number of its file; another mapping of it has bytes of its own.
+#define _GNU_SOURCE
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef int result;
 typedef uint64_t address;
 enum { PAGE = 2 << 20, GPUS = 2, CONTEXTS = 0x1000, MODULE = 0x2000, FUNCTION = 0x3000 };
 
-static int depth, retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches;
-static long stack[64];
-static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[16];
-static struct { size_t bytes; int owner, live; } physical[16];
+static __thread int depth;
+static __thread long stack[64];
+static _Atomic int retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches;
+enum { MANY = 64 };
+static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[MANY];
+// What was allocated, and the handles to it.
+static struct { size_t bytes; int owner, handles; ino_t file; } physical[MANY];
+static int handles[MANY];  // place in physical, plus 1
+static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
+static void unlock(pthread_mutex_t** held) { pthread_mutex_unlock(*held); }
+#define LOCKED __attribute__((cleanup(unlock))) pthread_mutex_t* held_ = &memory_lock; pthread_mutex_lock(held_)
 
 static void breach(char const* why) { fprintf(stderr, "BREACH: %s\n", why); _exit(97); }
 #define NEED(condition) do { if (!(condition)) breach(#condition); } while (0)
@@ -31,6 +45,9 @@ static result fails(char const* name) {
     char const* wanted = getenv("FAKE_FAIL");
     size_t length = strlen(name);
     if (!wanted || strncmp(wanted, name, length) != 0) return 0;
+    static _Atomic int asked;
+    char const* spare = getenv("FAKE_SPARE");
+    if (spare && asked++ < atoi(spare)) return 0;
     if (wanted[length] == ':') return atoi(wanted + length + 1);
     return wanted[length] == 0 ? 999 : 0;
 }
@@ -68,7 +85,7 @@ result cuInit(unsigned flags) { CALL(cuInit); NEED(flags == 0); return 0; }
 result cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 result cuDeviceGetCount(int* n) { *n = GPUS; return 0; }
 result cuDeviceGet(int* d, int i) { *d = i; return 0; }
-result cuDeviceGetName(char* s, int n, int d) { snprintf(s, n, "Fake %d", d); return 0; }
+result cuDeviceGetName(char* s, int n, int d) { snprintf(s, n, "Fake %d", getenv("FAKE_ONE_MODEL") ? 0 : d); return 0; }
 result cuDeviceGetPCIBusId(char* s, int n, int d) { snprintf(s, n, "0000:%02x:00.0", d); return 0; }
 result cuDeviceTotalMem_v2(size_t* b, int d) { (void)d; *b = (size_t)1 << 34; return 0; }
 result cuDeviceGetAttribute(int* v, int a, int d) {
@@ -93,27 +110,57 @@ result cuMemGetAllocationGranularity(size_t* g, struct properties const* p, int 
     *g = PAGE;
     return 0;
 }
+static result hold(int i, uint64_t* h) {
+    for (int k = 0; k < MANY; ++k)
+        if (!handles[k]) { handles[k] = i + 1; physical[i].handles++; pages++; *h = k + 1; return 0; }
+    return 2;
+}
 result cuMemCreate(uint64_t* h, size_t n, struct properties const* p, unsigned long long flags) {
     CALL(cuMemCreate); EAGER;
     NEED(n > 0 && n % PAGE == 0 && flags == 0 && (p->handles == 0 || p->handles == 1));
     if (p->handles && getenv("FAKE_NO_HANDLES")) return 801;
-    for (int i = 0; i < 16; ++i)
-        if (!physical[i].live) { physical[i].bytes = n; physical[i].owner = p->where.id; physical[i].live = 1; pages++; *h = i + 1; return 0; }
+    LOCKED;
+    for (int i = 0; i < MANY; ++i)
+        if (!physical[i].handles) { physical[i].bytes = n; physical[i].owner = p->where.id; physical[i].file = 0; return hold(i, h); }
     return 2;
 }
-result cuMemRelease(uint64_t h) { NEED(h >= 1 && h <= 16 && physical[h - 1].live); physical[h - 1].live = 0; pages--; return 0; }
+static int physical_of(uint64_t h) { NEED(h >= 1 && h <= MANY && handles[h - 1]); return handles[h - 1] - 1; }
+result cuMemRelease(uint64_t h) { LOCKED; physical[physical_of(h)].handles--; handles[h - 1] = 0; pages--; return 0; }
+static ino_t file_of(int fd) { struct stat about; return fstat(fd, &about) ? 0 : about.st_ino; }
+result cuMemExportToShareableHandle(void* out, uint64_t h, int type, unsigned long long flags) {
+    CALL(cuMemExportToShareableHandle);
+    NEED(type == 1 && flags == 0);
+    int fd = memfd_create("fake", MFD_CLOEXEC);
+    LOCKED;
+    int i = physical_of(h);
+    NEED(fd >= 0 && !physical[i].file);
+    physical[i].file = file_of(fd);
+    *(int*)out = fd;
+    return 0;
+}
+result cuMemImportFromShareableHandle(uint64_t* h, void* handle, int type) {
+    CURRENT; CALL(cuMemImportFromShareableHandle); EAGER;
+    NEED(type == 1);
+    ino_t file = file_of((int)(long)handle);
+    LOCKED;
+    for (int i = 0; i < MANY; ++i)
+        if (file && physical[i].handles && physical[i].file == file) return hold(i, h);
+    return 1;
+}
 result cuMemAddressReserve(address* a, size_t n, size_t align, address wish, unsigned long long flags) {
     CALL(cuMemAddressReserve);
     NEED(n % PAGE == 0 && align % PAGE == 0 && wish == 0 && flags == 0);
-    for (int i = 0; i < 16; ++i)
+    LOCKED;
+    for (int i = 0; i < MANY; ++i)
         if (!ranges[i].start) { ranges[i].start = (address)aligned_alloc(PAGE, n); ranges[i].bytes = n; reserved++; *a = ranges[i].start; return 0; }
     return 2;
 }
 static int range_of(address a) {
-    for (int i = 0; i < 16; ++i) if (ranges[i].start && a >= ranges[i].start && a < ranges[i].start + ranges[i].bytes) return i;
+    for (int i = 0; i < MANY; ++i) if (ranges[i].start && a >= ranges[i].start && a < ranges[i].start + ranges[i].bytes) return i;
     return -1;
 }
 result cuMemAddressFree(address a, size_t n) {
+    LOCKED;
     int i = range_of(a);
     NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped);
     free((void*)a); ranges[i].start = 0; reserved--;
@@ -121,13 +168,15 @@ result cuMemAddressFree(address a, size_t n) {
 }
 result cuMemMap(address a, size_t n, size_t offset, uint64_t h, unsigned long long flags) {
     CALL(cuMemMap);
-    int i = range_of(a);
+    LOCKED;
+    int i = range_of(a), of = physical_of(h);
     NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped && offset == 0 && flags == 0);
-    NEED(physical[h - 1].live && physical[h - 1].bytes == n);
-    ranges[i].is_mapped = 1; ranges[i].owner = physical[h - 1].owner; ranges[i].users = 0; mapped++;
+    if (physical[of].bytes != n) return 1;
+    ranges[i].is_mapped = 1; ranges[i].owner = physical[of].owner; ranges[i].users = 0; mapped++;
     return 0;
 }
 result cuMemUnmap(address a, size_t n) {
+    LOCKED;
     int i = range_of(a);
     EAGER;
     NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped);
@@ -136,12 +185,14 @@ result cuMemUnmap(address a, size_t n) {
 }
 result cuMemSetAccess(address a, size_t n, struct access const* d, size_t count) {
     CALL(cuMemSetAccess);
+    LOCKED;
     int i = range_of(a);
     NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped && count >= 1);
     for (size_t k = 0; k < count; ++k) { NEED(d[k].where.type == 1 && d[k].flags == 3); ranges[i].users |= 1 << d[k].where.id; }
     return 0;
 }
 static void reaches(address a, size_t n) {
+    LOCKED;
     int i = range_of(a), gpu = (int)(stack[depth - 1] - CONTEXTS);
     NEED(i >= 0 && a + n <= ranges[i].start + ranges[i].bytes && (ranges[i].users >> gpu & 1));
 }
@@ -154,7 +205,7 @@ result cuMemcpyHtoDAsync_v2(address a, void const* p, size_t n, void* s) { CURRE
 result cuMemcpyDtoHAsync_v2(void* p, address a, size_t n, void* s) { CURRENT; EAGER; NEED(s); reaches(a, n); memcpy(p, (void*)a, n); return 0; }
 result cuMemcpyDtoDAsync_v2(address a, address b, size_t n, void* s) { CURRENT; EAGER; NEED(s); reaches(a, n); reaches(b, n); memcpy((void*)a, (void*)b, n); return 0; }
 result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
-    CURRENT;
+    CURRENT; LOCKED;
     NEED(n == 5 && which[0] == 2 && which[1] == 8 && which[2] == 9 && which[3] == 11 && which[4] == 12);
     int i = range_of(a);
     *(unsigned*)out[0] = i < 0 ? 0 : 2; *(unsigned*)out[1] = 0; *(int*)out[2] = i < 0 ? -2 : ranges[i].owner;
@@ -205,8 +256,8 @@ result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads,
     return 0;
 }
 
-// The kernel's parameter as far as the fake looks: the address of the fault, the rank.
-struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[9]; uint32_t rank, ranks; };
+// The kernel's parameter as far as the fake looks: the windows, the address of the fault, the rank, where peers find the buffers.
+struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[9]; uint32_t rank, ranks, more[12]; address input_at[8], output_at[8]; };
 struct attribute { int id; char pad[4]; union { char pad[64]; int yes; } value; };
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
@@ -216,6 +267,12 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
     NEED((long)f == FUNCTION && !extra && c->grid[1] == 1 && c->grid[2] == 1 && c->block[1] == 1 && c->block[2] == 1);
     NEED((long)c->stream == stack[depth - 1] && (int)c->shared <= shared_allowed);
     struct arguments const* args = parameters[0];
+    for (uint32_t r = 0; r < args->ranks; ++r) {
+        reaches(args->window[r], 8);
+        LOCKED;
+        NEED(!args->input_at[r] || range_of(args->input_at[r]) >= 0);
+        NEED(!args->output_at[r] || range_of(args->output_at[r]) >= 0);
+    }
     struct launch launch = {(uint32_t*)args->fault, args->rank, c->grid[0], c->block[0]};
     if (!recorded(c->stream, (struct work){.launch = launch})) launch_now(launch);
     return 0;

@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 use myelon_kernel::*;
 use myelon_lanes::Algorithm;
 use myelon_ring::words::AllReduceArgs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -29,6 +30,8 @@ fn main() {
         memory_is_mapped_filled_copied_and_found,
         a_failed_allocation_leaves_nothing,
         memory_does_without_handles_and_not_without_access,
+        memory_is_shared_by_its_descriptor,
+        what_cannot_be_imported_leaves_nothing,
         streams_and_events_keep_to_their_gpu,
         kernels_load_launch_and_report,
         a_refused_image_comes_back_with_the_log,
@@ -181,10 +184,66 @@ fn memory_does_without_handles_and_not_without_access() {
     let settings = [("FAKE_NO_HANDLES", "1"), ("FAKE_NO_PEERS", "1")];
     scenario("memory_does_without_handles_and_not_without_access", &settings, || {
         let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
-        assert!(!DeviceMemory::allocate(&gpus[0], 1, &gpus[..1]).unwrap().exportable());
+        let memory = DeviceMemory::allocate(&gpus[0], 1, &gpus[..1]).unwrap();
+        assert!(!memory.exportable());
+        assert_eq!(memory.export().unwrap_err(), KernelError::NotExportable { ordinal: 0 });
         let error = DeviceMemory::allocate(&gpus[0], 1, &gpus).unwrap_err();
         assert_eq!(error, KernelError::NoPeerAccess { from: 1, to: 0 });
     });
+}
+
+fn memory_is_shared_by_its_descriptor() {
+    scenario("memory_is_shared_by_its_descriptor", &[], || {
+        let gpus = [Device::open(0).unwrap(), Device::open(1).unwrap()];
+        let memory = DeviceMemory::allocate(&gpus[0], PAGE_BYTES + 1, &[]).unwrap();
+        let handle = memory.export().unwrap();
+        let bytes = memory.mapped_bytes();
+        let peer = PeerMemory::import(&gpus[1], handle.as_fd(), bytes).unwrap();
+        assert_eq!(peer.bytes(), 2 * PAGE_BYTES);
+        let place = gpus[1].locate(peer.address() + 5).unwrap();
+        assert_eq!(place, Some(Location { ordinal: 0, base: peer.address(), bytes }));
+        // It holds the pages by itself.
+        drop((memory, handle));
+        assert_eq!(gpus[1].locate(peer.address()).unwrap().map(|place| place.ordinal), Some(0));
+    });
+}
+
+fn what_cannot_be_imported_leaves_nothing() {
+    let name = "what_cannot_be_imported_leaves_nothing";
+    for call in ["cuMemImportFromShareableHandle", "none", "cuMemExportToShareableHandle"] {
+        scenario(name, &[("FAKE_FAIL", call)], || {
+            let gpu = Device::open(0).unwrap();
+            let memory = DeviceMemory::allocate(&gpu, 1, &[]).unwrap();
+            let failed = |result: Result<PeerMemory, KernelError>| match result {
+                Err(KernelError::Driver { call, code, .. }) => (call, code),
+                other => panic!("{other:?}"),
+            };
+            match std::env::var("FAKE_FAIL").unwrap().as_str() {
+                "cuMemExportToShareableHandle" => {
+                    assert!(matches!(memory.export(), Err(KernelError::Driver { code: 999, .. })));
+                }
+                "none" => {
+                    let handle = memory.export().unwrap();
+                    let import = |handle, bytes| PeerMemory::import(&gpu, handle, bytes);
+                    let file = std::fs::File::open("/dev/null").unwrap();
+                    assert_eq!(
+                        failed(import(file.as_fd(), PAGE_BYTES)),
+                        ("cuMemImportFromShareableHandle", 1)
+                    );
+                    assert_eq!(failed(import(handle.as_fd(), 2 * PAGE_BYTES)), ("cuMemMap", 1));
+                    assert_eq!(import(handle.as_fd(), 0).unwrap_err(), KernelError::ZeroBytes);
+                }
+                call => {
+                    let handle = memory.export().unwrap();
+                    let error = failed(PeerMemory::import(&gpu, handle.as_fd(), PAGE_BYTES));
+                    assert_eq!((error.0, error.1), (call, 999));
+                }
+            }
+        });
+        if std::env::var_os(SCENARIO).is_some() {
+            return;
+        }
+    }
 }
 
 fn streams_and_events_keep_to_their_gpu() {

@@ -1,6 +1,6 @@
 //! Who is still there: one thread that sees what peers say, and the end of their connections.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,20 +10,25 @@ use rustix::net::Shutdown;
 
 use crate::error::MeetError;
 use crate::limit::poll;
-use crate::wire::{BYTES_MAX, Kind, Outgoing, Received, Wire};
+use crate::wire::{BYTES_MAX, FDS_MAX, Kind, Outgoing, Received, Wire};
 
 /// What happened to a peer.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// It said something, by [`Voice::tell`].
-    Note(&'a [u8]),
+    /// It said something, by [`Voice::tell`] or [`Voice::tell_one`].
+    Note {
+        /// What it said.
+        bytes: &'a [u8],
+        /// The file descriptors it gave, as this process's own.
+        fds: Vec<OwnedFd>,
+    },
     /// It said its last word, by [`Voice::goodbye`]. Nothing follows.
     Goodbye(&'a [u8]),
     /// Its connection ended without a goodbye, and how: its process is dead. Nothing follows.
     Dead(&'a str),
 }
 
-/// Tells all peers something. It never waits: a peer whose socket takes no more, after hundreds of kilobytes that it
+/// Tells peers something. It never waits: a peer whose socket takes no more, after hundreds of kilobytes that it
 /// did not read, is cut off, and then this process is dead to it.
 #[derive(Clone, Debug)]
 pub struct Voice {
@@ -36,24 +41,30 @@ impl Voice {
         Self { sockets: Arc::new(Mutex::new(sockets)) }
     }
 
-    /// Tells all peers `bytes`, of which there are at most 4 MiB.
-    pub fn tell(&self, bytes: &[u8]) {
-        self.send(Kind::Note, bytes);
+    /// Tells all peers `bytes`, of which there are at most 4 MiB, and gives them `fds`, at most 64, which stay the
+    /// caller's.
+    pub fn tell(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        self.send(Kind::Note, bytes, fds, |_| true);
+    }
+
+    /// Tells `peer` alone.
+    pub fn tell_one(&self, peer: usize, bytes: &[u8]) {
+        self.send(Kind::Note, bytes, &[], |other| other == peer);
     }
 
     /// Tells all peers a last word; what happens to this process then is no death to them. Later words are not sent.
     pub fn goodbye(&self, bytes: &[u8]) {
-        self.send(Kind::Goodbye, bytes);
+        self.send(Kind::Goodbye, bytes, &[], |_| true);
         self.close();
     }
 
-    fn send(&self, kind: Kind, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= BYTES_MAX);
+    fn send(&self, kind: Kind, bytes: &[u8], fds: &[BorrowedFd<'_>], to: impl Fn(usize) -> bool) {
+        debug_assert!(bytes.len() <= BYTES_MAX && fds.len() <= FDS_MAX);
         // Held while it is sent, so that messages of two threads do not mix.
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        for place in sockets.iter_mut() {
+        for (_, place) in sockets.iter_mut().enumerate().filter(|(peer, _)| to(*peer)) {
             let Some(socket) = place else { continue };
-            if !matches!(Outgoing::new(kind, bytes, &[]).advance(socket.as_fd()), Ok(true)) {
+            if !matches!(Outgoing::new(kind, bytes, fds).advance(socket.as_fd()), Ok(true)) {
                 let _ = rustix::net::shutdown(&**socket, Shutdown::Write);
                 *place = None;
             }
@@ -128,7 +139,7 @@ fn hear(peer: usize, place: &mut Option<Wire>, ended: bool, handler: &mut impl F
         let end = match wire.receive() {
             Received::Message(message) => match message.kind {
                 Kind::Note => {
-                    handler(peer, Event::Note(&message.bytes));
+                    handler(peer, Event::Note { bytes: &message.bytes, fds: message.fds });
                     continue;
                 }
                 Kind::Goodbye => {

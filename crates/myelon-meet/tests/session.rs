@@ -115,7 +115,7 @@ fn watched(session: Session) -> (Watch, Voice, Heard) {
     let voice = session.voice();
     let handler = move |peer, event: Event<'_>| {
         let text = match event {
-            Event::Note(note) => format!("note {}", String::from_utf8_lossy(note)),
+            Event::Note { bytes, fds } => format!("note {} {}", String::from_utf8_lossy(bytes), fds.len()),
             Event::Goodbye(word) => format!("goodbye {}", String::from_utf8_lossy(word)),
             Event::Dead(_) => "dead".into(),
         };
@@ -127,11 +127,20 @@ fn watched(session: Session) -> (Watch, Voice, Heard) {
 #[test]
 fn notes_goodbyes_and_deaths_are_told_apart() {
     let mut all: Vec<_> = sessions(3).into_iter().map(watched).collect();
-    all[0].1.tell(b"one");
-    all[0].1.tell(b"two");
+    let file = tempfile::tempfile().unwrap();
+    all[0].1.tell(b"one", &[file.as_fd(), file.as_fd()]);
+    all[0].1.tell(b"two", &[]);
+    all[0].1.tell_one(1, b"three");
+    for (rank, words) in
+        [(1, &["note one 2", "note two 0", "note three 0"][..]), (2, &["note one 2", "note two 0"])]
+    {
+        for &word in words {
+            assert_eq!(all[rank].2.recv_timeout(LONG).unwrap(), (0, word.to_owned()));
+        }
+    }
     let (watch, voice, _) = all.remove(2);
     voice.goodbye(b"bye");
-    voice.tell(b"after");
+    voice.tell(b"after", &[]);
     drop(watch);
     // Without a goodbye.
     let (watch, ..) = all.remove(1);
@@ -148,10 +157,10 @@ fn notes_goodbyes_and_deaths_are_told_apart() {
 fn notes_come_whole_and_in_order() {
     let mut all: Vec<_> = sessions(2).into_iter().map(watched).collect();
     for number in 0..1000 {
-        all[0].1.tell(number.to_string().as_bytes());
+        all[0].1.tell(number.to_string().as_bytes(), &[]);
         if number % 100 == 99 {
             for number in number - 99..=number {
-                assert_eq!(all[1].2.recv_timeout(LONG).unwrap(), (0, format!("note {number}")));
+                assert_eq!(all[1].2.recv_timeout(LONG).unwrap(), (0, format!("note {number} 0")));
             }
         }
     }
@@ -166,7 +175,7 @@ fn a_voice_never_waits() {
     let (watch, voice, _heard) = watched(sessions.pop().unwrap());
     let start = Instant::now();
     for _ in 0..100 {
-        voice.tell(&[0; 100_000]);
+        voice.tell(&[0; 100_000], &[]);
     }
     voice.goodbye(b"");
     drop(watch);

@@ -229,6 +229,10 @@ pub struct AllReduceArgs {
     pub inbox_cells: u32,
     /// Zero.
     pub reserved: u32,
+    /// `[ranks]` addresses at which each rank reaches this one's input, where all do: the same in one process.
+    pub input_at: [u64; RANKS_MAX],
+    /// The same for the output.
+    pub output_at: [u64; RANKS_MAX],
 }
 
 macro_rules! shared_layout {
@@ -257,6 +261,6 @@ shared_layout! {
         epoch_offset @ 152, inbox_offset @ 160, cells_offset @ 168, rank @ 176, ranks @ 180, lanes @ 184,
         lanes_max @ 188, workers @ 192, capacity @ 196, slot_bytes @ 200, piece_bytes @ 204,
         credit_batch @ 208, flags @ 212, inbox_lanes @ 216, inbox_packets @ 220, inbox_cells @ 224,
-        reserved @ 228,
-    } = 232;
+        reserved @ 228, input_at @ 232, output_at @ 296,
+    } = 360;
 }

@@ -222,6 +222,7 @@ impl HostRanks {
             let (input, output, bytes) = operands[rank].addresses();
             let mut args = self.args(rank, call, bytes);
             (args.input, args.output) = (input, output);
+            (args.input_at, args.output_at) = ([input; RANKS_MAX], [output; RANKS_MAX]);
             args.host_abort = (&raw const self.host_abort) as u64;
             args.fault = (&raw mut faults[rank]) as u64;
             assert!(is_ring || self.carries(call.kernel, bytes), "{bytes} bytes are beyond the inbox");

@@ -41,6 +41,7 @@ struct AllReduceArgs {
         cells_offset;
     u32 rank, ranks, lanes, lanes_max, workers, capacity, slot_bytes, piece_bytes, credit_batch, flags;
     u32 inbox_lanes, inbox_packets, inbox_cells, reserved;
+    u64 input_at[ranks_max], output_at[ranks_max];
 };
 
 // X(type, field, offset); S(type, size)
@@ -63,7 +64,8 @@ struct AllReduceArgs {
     X(AllReduceArgs, slot_bytes, 200) X(AllReduceArgs, piece_bytes, 204)                                 \
     X(AllReduceArgs, credit_batch, 208) X(AllReduceArgs, flags, 212)                                     \
     X(AllReduceArgs, inbox_lanes, 216) X(AllReduceArgs, inbox_packets, 220)                              \
-    X(AllReduceArgs, inbox_cells, 224) X(AllReduceArgs, reserved, 228) S(AllReduceArgs, 232)
+    X(AllReduceArgs, inbox_cells, 224) X(AllReduceArgs, reserved, 228)           \
+    X(AllReduceArgs, input_at, 232) X(AllReduceArgs, output_at, 296) S(AllReduceArgs, 360)
 
 #define MYELON_ASSERT_OFFSET(type, field, offset) static_assert(__builtin_offsetof(type, field) == offset, #type "." #field);
 #define MYELON_ASSERT_SIZE(type, size) static_assert(sizeof(type) == size, #type);

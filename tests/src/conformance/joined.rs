@@ -15,24 +15,55 @@ pub fn join_from_now_on() {
     JOINED.store(true, Ordering::Relaxed);
 }
 
+/// The ranks of `test` join so, and those of later tests do not. For tests that run one at a time.
+pub(super) fn join_in(test: impl FnOnce()) {
+    /// However the test ends.
+    struct Until;
+    impl Drop for Until {
+        fn drop(&mut self) {
+            // ORDER: Relaxed is enough. Tests run one at a time.
+            JOINED.store(false, Ordering::Relaxed);
+        }
+    }
+    let _until = Until;
+    join_from_now_on();
+    test();
+}
+
 /// The ranks that `builder` makes.
 pub(super) fn open(builder: Builder) -> Result<Vec<Communicator>, Error> {
-    static MEETINGS: AtomicUsize = AtomicUsize::new(0);
     let ranks = builder.clone().build()?;
     // ORDER: Relaxed is enough, as above.
     if !JOINED.load(Ordering::Relaxed) {
         return Ok(ranks);
     }
-    let ranks = ranks.len();
+    // Each process names its own GPU.
+    let builders = ranks.iter().map(|rank| match rank.device() {
+        Some(device) => builder.clone().devices(vec![device.ordinal()]),
+        None => builder.clone(),
+    });
+    let builders = builders.collect();
+    drop(ranks);
+    join(builders)
+}
+
+/// The ranks of one communicator, each made by a builder of its own as a process would.
+///
+/// # Errors
+///
+/// The first rank's that has one.
+pub fn join(builders: Vec<Builder>) -> Result<Vec<Communicator>, Error> {
+    static MEETINGS: AtomicUsize = AtomicUsize::new(0);
+    let ranks = builders.len();
     // ORDER: Relaxed is enough. Only the number counts.
     let number = MEETINGS.fetch_add(1, Ordering::Relaxed);
     let meeting = format!("conformance-{}-{number}", std::process::id());
     thread::scope(|scope| {
-        let join = |rank| {
-            let (builder, process) = (builder.clone(), Process::new(rank, ranks, meeting.clone()));
+        let join = |(rank, builder): (usize, Builder)| {
+            let process = Process::new(rank, ranks, meeting.clone());
             scope.spawn(move || builder.join(&process))
         };
-        let joining: Vec<_> = (0..ranks).map(join).collect();
+        let joining: Vec<_> = builders.into_iter().enumerate().map(join).collect();
         joining.into_iter().map(|rank| rank.join().expect("joining does not panic")).collect()
     })
 }

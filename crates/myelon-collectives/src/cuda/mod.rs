@@ -1,27 +1,32 @@
-//! The CUDA backend: ranks are GPUs of this process, and data moves through rings in device memory, by the
-//! kernels of `myelon-kernel`.
+//! The CUDA backend: ranks are GPUs, of this process or one of each of several, and data moves through rings in device
+//! memory, by the kernels of `myelon-kernel`.
 
 mod errors;
 mod graph;
+mod join;
 mod memory;
+mod offers;
 mod queue;
 mod report;
 mod watch;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use myelon_kernel::{
     Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
 };
-use myelon_lanes::{Machine, Origin};
+use myelon_lanes::{Algorithm, Machine, Origin, Pool};
+use myelon_meet::Watch;
 use myelon_recorder::Row;
 use myelon_ring::words::FaultCode;
 use myelon_ring::{Inbox, WindowLayout};
 
 use self::errors::{error_of, fault_error};
+pub(crate) use self::join::{join, own_device};
 use self::memory::CudaMemory;
+use self::offers::Offers;
 use self::queue::CudaQueue;
 pub use self::report::cuda_report;
 use self::watch::Watched;
@@ -37,6 +42,8 @@ use crate::record::{self, Opening, RankRecord};
 use crate::settings::Kernels;
 use crate::stream::Stream;
 
+/// How long a rank in another process may take to say why it stopped this one's kernels.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Threads a block that the machine's blocks are counted for; the kernels take no more.
 const THREADS: u32 = 512;
 
@@ -51,28 +58,12 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let origin = origin(&devices, driver_version);
     let tuned = config.tuned(machine(&name, multiprocessors), ranks as u32, origin)?;
     let pool = tuned.tuning.pool(ranks as u32)?;
-    let inbox = Inbox {
-        lanes: pool.inbox.lanes as usize,
-        packets: pool.inbox.packets as usize,
-        cells: pool.inbox.cells as usize,
-    };
-    let layout =
-        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?
-            .with_inbox(inbox)?;
-    let choice = match config.kernels {
-        Kernels::Auto => ImageChoice::Auto,
-        Kernels::Aot => ImageChoice::Aot,
-        Kernels::Nvrtc => ImageChoice::Nvrtc,
-    };
-    let opened = RankRings::open(&devices, layout, config.first_sequence(), choice).map_err(error_of)?;
+    let layout = layout(ranks, &pool)?;
+    let opened =
+        RankRings::open(&devices, layout, config.first_sequence(), image_choice(config)).map_err(error_of)?;
     let mut blocks_max = u32::MAX;
     for rings in &opened {
-        let resident = rings.resident_blocks(THREADS).map_err(error_of)?;
-        if resident < 3 {
-            let device = rings.device().ordinal();
-            return Err(Error::NotResident { device, blocks_needed: 3, blocks_resident: resident });
-        }
-        blocks_max = blocks_max.min(resident);
+        blocks_max = blocks_max.min(resident_blocks(rings)?);
     }
     let tuned = config.tuned_on(tuned, machine(&name, blocks_max), ranks as u32)?;
     let seen = tuned.tuning.pool(ranks as u32)?;
@@ -84,7 +75,6 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
         tracing::info!(ranks, device = name, image = %rings.image(), blocks_max, window = layout.bytes(), "rings opened");
     }
 
-    let last_calls = (0..ranks).map(|_| Mutex::default()).collect();
     let opening = Opening {
         place: &config.record,
         communicator: record::new_communicator(),
@@ -94,8 +84,10 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     };
     let records = record::open(&opening, 0..ranks);
     let group = Group::new(ranks).recorded(records.iter().all(|record| record.file().is_some()));
-    let deadline = config.deadline();
-    let shared = Arc::new(Shared { group, rings: opened, deadline, records, last_calls });
+    let members = opened.into_iter().zip(records);
+    let members =
+        members.map(|(rings, record)| Member { rings, record, last_call: Mutex::default() }).collect();
+    let shared = Arc::new(Shared { group, deadline: config.deadline(), members, offers: None });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -104,9 +96,40 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             blocks_max,
             windows: config.windows,
             shared: shared.clone(),
+            _watch: None,
         })
     });
     Ok(Opened { ranks: ranks.collect(), tuned })
+}
+
+/// What lies where in the window of each of `ranks` ranks.
+fn layout(ranks: usize, pool: &Pool) -> Result<WindowLayout, Error> {
+    let inbox = Inbox {
+        lanes: pool.inbox.lanes as usize,
+        packets: pool.inbox.packets as usize,
+        cells: pool.inbox.cells as usize,
+    };
+    let layout =
+        WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
+    Ok(layout.with_inbox(inbox)?)
+}
+
+fn image_choice(config: &Config) -> ImageChoice {
+    match config.kernels {
+        Kernels::Auto => ImageChoice::Auto,
+        Kernels::Aot => ImageChoice::Aot,
+        Kernels::Nvrtc => ImageChoice::Nvrtc,
+    }
+}
+
+/// Blocks that a rank may launch, of which it needs one a role.
+fn resident_blocks(rings: &RankRings) -> Result<u32, Error> {
+    let resident = rings.resident_blocks(THREADS).map_err(error_of)?;
+    if resident < 3 {
+        let device = rings.device().ordinal();
+        return Err(Error::NotResident { device, blocks_needed: 3, blocks_resident: resident });
+    }
+    Ok(resident)
 }
 
 fn machine(name: &str, blocks_max: u32) -> Machine {
@@ -147,21 +170,34 @@ fn open_devices(config: &Config) -> Result<(Vec<Device>, u32), Error> {
     Ok((devices.collect::<Result<_, _>>()?, node.driver_version))
 }
 
-/// What the ranks of a communicator share.
+/// What those ranks of a communicator share that are of this process.
 struct Shared {
     group: Group,
-    rings: Vec<RankRings>,
     deadline: Duration,
-    records: Vec<Arc<RankRecord>>,
-    /// The last call of each rank: the next one comes after it, whatever stream it is on.
-    last_calls: Vec<Mutex<Option<StreamUse>>>,
+    /// In rank order: all ranks, or one.
+    members: Vec<Member>,
+    /// Memory that the ranks in other processes map; none where there are no others.
+    offers: Option<Arc<Offers>>,
+}
+
+/// A rank of this process.
+struct Member {
+    rings: RankRings,
+    record: Arc<RankRecord>,
+    /// The last call: the next one comes after it, whatever stream it is on.
+    last_call: Mutex<Option<StreamUse>>,
 }
 
 impl Shared {
+    /// What belongs to `rank`, which is of this process.
+    fn member(&self, rank: usize) -> &Member {
+        &self.members[rank - self.members[0].rings.rank()]
+    }
+
     /// The last call of `rank`. As long as the guard is held, the rank makes no other call.
     fn last_call(&self, rank: usize) -> MutexGuard<'_, Option<StreamUse>> {
         // Nothing panics while it is held.
-        self.last_calls[rank].lock().unwrap_or_else(PoisonError::into_inner)
+        self.member(rank).last_call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The error that ends every call, once there is one: a host's, or the first that a kernel recorded.
@@ -171,24 +207,59 @@ impl Shared {
         }
         // Those who were told to stop know nothing; whoever told them has recorded why before. A rank that
         // calls on after a stall may look like one that disagrees, so a disagreement comes last.
-        let faults = (0..self.rings.len()).filter_map(|rank| self.rings[rank].fault(rank));
+        let faults = self.members.iter().filter_map(|member| member.rings.fault(member.rings.rank()));
         let why = faults.filter(|fault| fault.code != FaultCode::Aborted as u32);
         let why = why.min_by_key(|fault| fault.code == FaultCode::Disagreement as u32);
         why.map(|fault| self.group.poison(fault_error(&fault)).clone())
     }
 
+    /// The error that ended the calls of `rank`, once they are done. Where a rank in another process told its kernels to
+    /// stop, that one is asked why.
+    fn why_ended(&self, rank: usize) -> Option<Error> {
+        let known = self.first_error();
+        if known.is_some() || !self.group.has_processes() {
+            return known;
+        }
+        let fault = self.member(rank).rings.fault(rank)?;
+        self.group.ask();
+        let start = Instant::now();
+        while start.elapsed() < ANSWER_LIMIT {
+            if let Some(error) = self.first_error() {
+                return Some(error);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (peer, message) =
+            (fault.peer as usize, "its kernel told this rank to stop, and it does not say why".into());
+        Some(self.poison(Error::PeerFailed { peer, message }))
+    }
+
     /// Ends every call of every rank with `error`.
     fn poison(&self, error: Error) -> Error {
         let first = self.group.poison(error).clone();
-        self.rings[0].abort();
-        self.records.iter().for_each(|record| record.failed(&first, false));
+        self.end(&first);
         first
+    }
+
+    /// Ends the calls of this process's ranks with `error`, which is known to the others.
+    fn end(&self, error: &Error) {
+        self.members[0].rings.abort();
+        if let Some(offers) = &self.offers {
+            offers.end();
+        }
+        self.members.iter().for_each(|member| member.record.failed(error, false));
     }
 }
 
 impl Watched for Shared {
     fn late(&self, rank: usize, call: u64, waited: Duration) {
-        let mut behind = (0..self.rings.len()).map(|peer| (peer, self.group.calls_made(peer)));
+        if self.group.has_processes() {
+            // Who is late does not answer sooner, and who answers does so at once.
+            self.group.ask();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let ranks = self.members[0].rings.ranks();
+        let mut behind = (0..ranks).map(|peer| (peer, self.group.calls_made(peer)));
         // Work of the program's own may take long. A peer that has not even called is another matter.
         if let Some((peer, made)) = behind.find(|&(_, made)| made < call) {
             late::warn_uncalled(rank, call, peer, made, waited, self.deadline);
@@ -206,11 +277,13 @@ struct CudaRank {
     /// Every buffer of every call is a window.
     windows: bool,
     shared: Arc<Shared>,
+    /// Sees what happens to the peers, where they are other processes.
+    _watch: Option<Watch>,
 }
 
 impl CudaRank {
     fn rings(&self) -> &RankRings {
-        &self.shared.rings[self.rank]
+        &self.shared.member(self.rank).rings
     }
 }
 
@@ -235,10 +308,18 @@ impl RankBackend for CudaRank {
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Memory>, Error> {
         let device = self.rings().device();
         // An empty region has an address too.
-        let peers: Vec<Device> = self.shared.rings.iter().map(|rings| rings.device().clone()).collect();
+        let peers: Vec<Device> =
+            self.shared.members.iter().map(|member| member.rings.device().clone()).collect();
         let memory = SharedMemory::allocate(device, bytes.max(1), &peers).map_err(error_of)?;
         let stream = DeviceStream::new(device).map_err(error_of)?;
         memory.memory().fill(&stream, 0).map_err(error_of)?;
+        if let Some(offers) = &self.shared.offers {
+            let offer = offers.make(self.rings(), &memory, self.deadline)?;
+            // Without the promise nothing but a call that is forced needs it, and that waits by itself.
+            if let Some(number) = offer.filter(|_| self.windows) {
+                offers.wait(Some(number), self.deadline)?;
+            }
+        }
         Ok(Arc::new(CudaMemory::shared(memory)))
     }
 
@@ -268,6 +349,13 @@ impl RankBackend for CudaRank {
             deadline: self.deadline,
         };
         let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
+        let needs_windows = self.windows || plan.algorithm == Algorithm::Direct;
+        if let Some(offers) = &self.shared.offers
+            && needs_windows
+            && ![&from, &to].iter().all(|operand| self.rings().is_window(operand))
+        {
+            offers.wait(None, self.deadline)?;
+        }
         for (what, operand) in [("input", &from), ("output", &to)] {
             if self.windows && !self.rings().is_window(operand) {
                 let needed = "memory that a rank of this communicator allocated, as windows were promised";
@@ -298,7 +386,7 @@ impl RankBackend for CudaRank {
             let launched = chained.and_then(|()| launch());
             let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
             let row = record::row(call, input, output, queue.number());
-            self.shared.records[self.rank].made(Row { number, ..row });
+            self.record().made(Row { number, ..row });
             last_call.clone_from(&launched.work);
             queue.carries_call(number);
             launched
@@ -316,7 +404,7 @@ impl RankBackend for CudaRank {
     }
 
     fn record(&self) -> &RankRecord {
-        &self.shared.records[self.rank]
+        &self.shared.member(self.rank).record
     }
 
     fn device(&self) -> Option<&Device> {

@@ -100,7 +100,7 @@ impl Queue for CudaQueue {
         // waits is not for this wait to report.
         let last_call = self.last_call.load(Ordering::Relaxed);
         let waiting = (last_call != 0).then(|| {
-            let late_after = self.shared.records[self.rank].late_after();
+            let late_after = self.shared.member(self.rank).record.late_after();
             Waiting::begin(self.shared.clone(), self.rank, last_call, late_after)
         });
         self.stream.synchronize().map_err(error_of)?;
@@ -108,14 +108,14 @@ impl Queue for CudaQueue {
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
         let _ = self.last_call.compare_exchange(last_call, 0, Ordering::Relaxed, Ordering::Relaxed);
-        let call_error = if last_call == 0 { None } else { self.shared.first_error() };
+        let call_error = if last_call == 0 { None } else { self.shared.why_ended(self.rank) };
         if call_error.is_none() {
             // Calls are chained over streams: the earlier ones are complete too.
             self.shared.group.complete_to(self.rank, last_call);
-            self.shared.records[self.rank].done_to(last_call);
+            self.shared.member(self.rank).record.done_to(last_call);
         }
         if let Some(error) = &call_error {
-            self.shared.records[self.rank].failed(error, false);
+            self.shared.member(self.rank).record.failed(error, false);
         }
         call_error.or(task_error).map_or(Ok(()), Err)
     }

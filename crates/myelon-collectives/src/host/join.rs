@@ -46,7 +46,9 @@ pub(crate) fn join(config: &Config, process: &Process) -> Result<(Box<dyn RankBa
     let group = Arc::new(group.recorded(record.file().is_some()));
     let engine = Engine::new(rank, &windows, credit_batch, config.deadline(), group.clone(), record.clone())?;
     let hearing = group.clone();
-    let watch = session.watch(voice, move |peer, event| hearing.hear(peer, event))?;
+    let watch = session.watch(voice, move |peer, event| {
+        let _unknown = hearing.hear(peer, event);
+    })?;
     let calls = HostCalls { rank, group, record, engine: Mutex::new(engine), last_call: Mutex::default() };
     let ring_bytes = layout.bytes() as u64;
     Ok((Box::new(HostRank { ring_bytes, cores, calls: Arc::new(calls), watch: Some(watch) }), tuned))

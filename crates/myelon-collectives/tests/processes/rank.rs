@@ -9,12 +9,18 @@ use myelon_collectives::{
 
 use crate::ranks::now_us;
 
-/// Where this is set, the program is a rank.
+/// Where this is set, the program is a rank, on the backend that it names.
 pub const IS_RANK: &str = "PROCESSES_TEST_RANK";
 
-/// Reads lines until there are no more.
-pub fn serve() {
-    let mut rank = Rank::default();
+/// Where this process is a rank, reads lines until there are no more; whether it is one.
+pub fn serves() -> bool {
+    let Ok(backend) = std::env::var(IS_RANK) else { return false };
+    serve(backend.parse().unwrap());
+    true
+}
+
+fn serve(backend: Backend) {
+    let mut rank = Rank { backend, ..Rank::default() };
     for line in stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -29,7 +35,10 @@ pub fn serve() {
 
 #[derive(Default)]
 struct Rank {
+    backend: Backend,
     communicator: Option<Communicator>,
+    /// Another one of the same ranks.
+    second: Option<Communicator>,
     /// Results that have not been compared yet.
     made: Vec<Made>,
     graphs: Vec<Graph>,
@@ -67,17 +76,26 @@ fn input(dtype: DataType, count: usize, rank: usize, call: u64) -> Vec<u8> {
 impl Rank {
     fn does(&mut self, words: &[&str]) -> Result<String, Error> {
         match *words {
-            ["join", rank, ranks, meeting, deadline_ms, limit_ms] => {
+            ["join", rank, ranks, meeting, deadline_ms, limit_ms, ref promise @ ..] => {
                 let limit = Duration::from_millis(number(limit_ms));
                 let process = Process::new(number(rank), number(ranks), meeting).within(limit);
                 self.forget();
-                self.communicator = Some(join(&process, Duration::from_millis(number(deadline_ms)))?);
+                let deadline = Duration::from_millis(number(deadline_ms));
+                self.communicator = Some(self.join(&process, deadline, promise == ["windows"])?);
+            }
+            ["beside", rank, ranks, meeting, deadline_ms, limit_ms] => {
+                let limit = Duration::from_millis(number(limit_ms));
+                let process = Process::new(number(rank), number(ranks), meeting).within(limit);
+                self.second = Some(self.join(&process, Duration::from_millis(number(deadline_ms)), false)?);
+            }
+            ["opposite", times, begin, count] => {
+                self.opposite(number(times), begin == "first", number(count))?
             }
             ["from_env"] => self.communicator = Some(Communicator::from_env()?),
             ["rounds", times, rank, ranks, meeting] => {
                 let process = Process::new(number(rank), number(ranks), meeting);
                 for _ in 0..number::<usize>(times) {
-                    self.communicator = Some(join(&process, Duration::from_secs(10))?);
+                    self.communicator = Some(self.join(&process, Duration::from_secs(10), true)?);
                     self.call("i32", "sum", 100)?;
                     self.wait()?;
                     self.forget();
@@ -90,12 +108,22 @@ impl Rank {
             }
             ["wait"] => self.wait()?,
             ["drop"] => self.forget(),
-            ["count"] => return Ok(count()),
+            ["count"] => return Ok(count(self.backend)),
             // Without dropping anything.
             ["exit"] => std::process::exit(0),
             _ => panic!("nobody knows what {words:?} means"),
         }
         Ok(String::new())
+    }
+
+    fn join(&self, process: &Process, deadline: Duration, windows: bool) -> Result<Communicator, Error> {
+        // Near the wrap.
+        let mut builder = Communicator::builder().backend(self.backend).first_sequence(u64::MAX - 3);
+        if self.backend == Backend::Cuda {
+            let gpus = myelon_kernel::probe().expect("the test has looked for GPUs").devices.len();
+            builder = builder.devices(vec![process.rank() % gpus]).windows(windows);
+        }
+        builder.deadline(deadline).join(process)
     }
 
     fn communicator(&mut self) -> &mut Communicator {
@@ -105,7 +133,7 @@ impl Rank {
     fn forget(&mut self) {
         self.made.clear();
         self.graphs.clear();
-        self.communicator = None;
+        (self.communicator, self.second) = (None, None);
         self.calls = 0;
     }
 
@@ -165,6 +193,27 @@ impl Rank {
         Ok(())
     }
 
+    /// Makes `times` calls of both communicators, each on its own stream, in turns that one of them begins.
+    fn opposite(&mut self, times: usize, first_begins: bool, count: usize) -> Result<(), Error> {
+        let mut both =
+            [self.communicator.as_mut(), self.second.as_mut()].map(|rank| rank.expect("both were joined"));
+        if !first_begins {
+            both.reverse();
+        }
+        let mut regions = Vec::new();
+        for rank in &both {
+            regions.push(rank.region(4 * count)?);
+        }
+        for _ in 0..times {
+            for (rank, region) in both.iter_mut().zip(&regions) {
+                let stream = rank.stream().clone();
+                rank.all_reduce_region(region, region, DataType::F32, ReduceOp::Sum, &stream)?;
+            }
+        }
+        let ends = both.map(|rank| rank.stream().synchronize());
+        ends.into_iter().collect()
+    }
+
     /// Waits for all calls, and compares what they gave.
     fn wait(&mut self) -> Result<(), Error> {
         let made = std::mem::take(&mut self.made);
@@ -185,14 +234,8 @@ impl Rank {
     }
 }
 
-fn join(process: &Process, deadline: Duration) -> Result<Communicator, Error> {
-    // Near the wrap.
-    let builder = Communicator::builder().backend(Backend::Host).first_sequence(u64::MAX - 3);
-    builder.deadline(deadline).join(process)
-}
-
 /// Open descriptors, threads and mappings of windows, once the workers of what was dropped have ended.
-fn count() -> String {
+fn count(backend: Backend) -> String {
     let entries = |path| std::fs::read_dir(path).unwrap().count();
     let now = || {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -202,7 +245,12 @@ fn count() -> String {
     let start = Instant::now();
     let mut seen = now();
     // They end by themselves, when nobody holds their stream any more.
-    while start.elapsed() < Duration::from_secs(5) && !seen.ends_with(" 1 0") {
+    let is_left = |seen: &str| backend == Backend::Host && !seen.ends_with(" 1 0");
+    if backend == Backend::Cuda {
+        std::thread::sleep(Duration::from_millis(500));
+        seen = now();
+    }
+    while start.elapsed() < Duration::from_secs(5) && is_left(&seen) {
         std::thread::sleep(Duration::from_millis(5));
         seen = now();
     }

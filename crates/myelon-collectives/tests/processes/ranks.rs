@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use tempfile::TempDir;
 
+use crate::faults::backend;
 use crate::rank::IS_RANK;
 
 /// What a rank answers to a line.
@@ -73,7 +74,7 @@ impl Ranks {
             for (name, _) in std::env::vars().filter(|(name, _)| strange(name)) {
                 command.env_remove(name);
             }
-            command.env(IS_RANK, "1").env("MYELON_TUNING", "none").envs(names(rank));
+            command.env(IS_RANK, backend().name()).env("MYELON_TUNING", "none").envs(names(rank));
             let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
             let (lines, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
             Process { child, lines, answers: BufReader::new(answers) }
@@ -83,10 +84,19 @@ impl Ranks {
 
     /// Processes that are the ranks of a communicator.
     pub fn joined(count: usize, deadline_ms: u64) -> Self {
+        Self::joined_with(count, deadline_ms, "")
+    }
+
+    /// The same, all of whose buffers are windows.
+    pub fn joined_by_windows(count: usize, deadline_ms: u64) -> Self {
+        Self::joined_with(count, deadline_ms, " windows")
+    }
+
+    fn joined_with(count: usize, deadline_ms: u64, promise: &str) -> Self {
         let mut ranks = Self::new(count);
         let meeting = ranks.meeting("first");
         for rank in 0..count {
-            ranks.begin(rank, &join_line(rank, count, &meeting, deadline_ms, 20_000));
+            ranks.begin(rank, &(join_line(rank, count, &meeting, deadline_ms, 20_000) + promise));
         }
         (0..count).for_each(|rank| ranks.answer(rank).ok());
         ranks

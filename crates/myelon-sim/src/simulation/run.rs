@@ -71,6 +71,7 @@ fn launches(
         };
         let mut args = kernel_args(&case.shape, layout, addresses, rank, &kernel_call, buffers.given.len());
         (args.input, args.output) = (buffers.input.0, buffers.output.0);
+        (args.input_at, args.output_at) = ([args.input; RANKS_MAX], [args.output; RANKS_MAX]);
         (args.fault, args.host_abort) = (setting.faults[rank].0, setting.host_aborts[rank].0);
         let grid = Grid {
             device: Device::Gpu(rank as u32),
