@@ -71,6 +71,19 @@ impl Device {
         self.0.info.ordinal
     }
 
+    /// Bytes of its memory that nobody uses.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Driver`].
+    pub fn memory_free(&self) -> Result<usize, KernelError> {
+        let _current = self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both places outlive the call.
+        unsafe { call!(cuMemGetInfo_v2(&mut free, &mut total)) }?;
+        Ok(free)
+    }
+
     /// Whether this GPU can load and store in the memory of `owner`; it always can in its own.
     ///
     /// # Errors

@@ -44,6 +44,7 @@ const REQUIRED: &[&str] = &[
     "cuMemExportToShareableHandle",
     "cuMemFreeHost",
     "cuMemGetAllocationGranularity",
+    "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
     "cuMemImportFromShareableHandle",

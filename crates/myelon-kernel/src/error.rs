@@ -45,6 +45,16 @@ pub enum KernelError {
         /// The GPU.
         ordinal: usize,
     },
+    /// The GPU has not so much memory left. Nothing was allocated.
+    #[error("GPU {ordinal} has {free} bytes left, and {needed} are needed")]
+    OutOfMemory {
+        /// The GPU.
+        ordinal: usize,
+        /// Bytes that were to be taken.
+        needed: usize,
+        /// Bytes that the driver says are free.
+        free: usize,
+    },
     /// The driver gave memory that other processes cannot map.
     #[error(
         "the memory of GPU {ordinal} cannot be shared with other processes: the driver offers no file descriptors for it"

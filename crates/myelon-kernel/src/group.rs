@@ -177,7 +177,7 @@ impl Group {
         let left = |import: &mut Import| import.peer == peer && wanted(import.number);
         let left: Vec<Import> = lock(&self.parts().imports).extract_if(.., left).collect();
         if !left.is_empty() {
-            Users::default().bury(&[self.users.clone()], Box::new(left));
+            Users::default().bury(std::slice::from_ref(&self.users), Box::new(left));
         }
     }
 }

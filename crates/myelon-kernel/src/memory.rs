@@ -14,6 +14,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Allocations are multiples of this: one page of the GPU's large kind, so that translation covers the
 /// windows of all peers.
 pub const PAGE_BYTES: usize = 2 << 20;
+/// The driver's code for want of memory.
+const OUT_OF_MEMORY: u32 = sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32;
 
 /// A range of device memory, by address. It owns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +97,8 @@ impl DeviceMemory {
     /// # Errors
     ///
     /// [`KernelError::ZeroBytes`], [`KernelError::NoVirtualMemory`] and [`KernelError::NoPeerAccess`] are
-    /// found before anything is allocated; [`KernelError::Driver`] else, and then nothing stays allocated.
+    /// found before anything is allocated; [`KernelError::OutOfMemory`] or [`KernelError::Driver`] else, and then
+    /// nothing stays allocated.
     pub fn allocate(device: &Device, bytes: usize, peers: &[Device]) -> Result<Self, KernelError> {
         if bytes == 0 {
             return Err(KernelError::ZeroBytes);
@@ -266,14 +269,20 @@ impl Pages {
                 .ok_or(KernelError::OutOfBounds { offset: 0, bytes, size: device.info().memory_bytes })?;
             let mut pages = 0;
             // SAFETY: both pointers outlive the call; no flag is defined.
-            unsafe { call!(cuMemCreate(&mut pages, size, &wanted, 0)) }?;
-            Ok((pages, size))
+            match unsafe { call!(cuMemCreate(&mut pages, size, &wanted, 0)) } {
+                Ok(()) => Ok((pages, size)),
+                Err(KernelError::Driver { code: OUT_OF_MEMORY, .. }) => {
+                    let (ordinal, free) = (device.ordinal(), device.memory_free()?);
+                    Err(KernelError::OutOfMemory { ordinal, needed: size, free })
+                }
+                Err(error) => Err(error),
+            }
         };
         if device.info().posix_handles {
             match take(Handle::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
                 Ok((pages, size)) => return Ok((Self(pages), true, size)),
-                // A sandbox may offer handles and refuse them; this process needs none. Want of memory
-                // shows again below.
+                Err(short @ KernelError::OutOfMemory { .. }) => return Err(short),
+                // A sandbox may offer handles and refuse them; this process needs none.
                 Err(error) => tracing::debug!(%error, "no exportable memory, trying without"),
             }
         }

@@ -28,7 +28,7 @@ enum { PAGE = 2 << 20, GPUS = 2, CONTEXTS = 0x1000, MODULE = 0x2000, FUNCTION = 
 static __thread int depth;
 static __thread long stack[64];
 static _Atomic int retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches;
-enum { MANY = 64 };
+enum { MANY = 4096 };
 static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[MANY];
 // What was allocated, and the handles to it.
 static struct { size_t bytes; int owner, handles; ino_t file; } physical[MANY];
@@ -101,6 +101,7 @@ result cuDevicePrimaryCtxRelease_v2(int d) { NEED(d < GPUS && retained > 0); ret
 result cuCtxPushCurrent_v2(void* c) { NEED((long)c >= CONTEXTS && (long)c < CONTEXTS + GPUS && depth < 64); stack[depth++] = (long)c; return 0; }
 result cuCtxPopCurrent_v2(void** c) { NEED(depth > 0); *c = (void*)stack[--depth]; return 0; }
 
+result cuMemGetInfo_v2(size_t* free, size_t* total) { CURRENT; *free = 3 << 20; *total = (size_t)1 << 34; return 0; }
 struct location { int type, id; };
 struct properties { int type, handles; struct location where; void* meta; unsigned char flags[8]; };
 struct access { struct location where; int flags; };
@@ -262,8 +263,9 @@ struct attribute { int id; char pad[4]; union { char pad[64]; int yes; } value; 
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
     CURRENT; CALL(cuLaunchKernelEx);
-    NEED(sizeof(struct attribute) == 72 && c->count == 1 && c->attributes->value.yes == 1);
-    NEED(c->attributes->id == 2 || c->attributes->id == 6);  // cooperative, programmatic
+    NEED(sizeof(struct attribute) == 72 && c->count <= 1);
+    // Cooperative, or programmatic; nothing where ranks share the GPU.
+    NEED(!c->count || (c->attributes->value.yes == 1 && (c->attributes->id == 2 || c->attributes->id == 6)));
     NEED((long)f == FUNCTION && !extra && c->grid[1] == 1 && c->grid[2] == 1 && c->block[1] == 1 && c->block[2] == 1);
     NEED((long)c->stream == stack[depth - 1] && (int)c->shared <= shared_allowed);
     struct arguments const* args = parameters[0];

@@ -29,6 +29,9 @@ pub(super) fn error_of(error: KernelError) -> Error {
         KernelError::NotResident { ordinal, needed, available, .. } => {
             Error::NotResident { device: ordinal, blocks_needed: needed, blocks_resident: available }
         }
+        KernelError::OutOfMemory { ordinal, needed, .. } => {
+            Error::OutOfMemory { what: format!("{needed} bytes of GPU {ordinal}"), reason }
+        }
         KernelError::Driver { call, code: OUT_OF_MEMORY, .. } => {
             Error::OutOfMemory { what: format!("GPU memory ({call})"), reason }
         }
@@ -112,6 +115,11 @@ mod tests {
         assert_eq!(kind(KernelError::Captured { what: "a wait" }), ErrorKind::Capturing);
         let driver = |code| KernelError::Driver { call: "cuMemCreate", code, name: String::new() };
         assert_eq!(kind(driver(OUT_OF_MEMORY)), ErrorKind::OutOfMemory);
+        let short = error_of(KernelError::OutOfMemory { ordinal: 1, needed: 5 << 20, free: 3 << 20 });
+        assert_eq!(
+            short.to_string(),
+            "the system did not give 5242880 bytes of GPU 1: GPU 1 has 3145728 bytes left, and 5242880 are needed"
+        );
         assert_eq!(kind(driver(700)), ErrorKind::Driver);
     }
 }

@@ -20,8 +20,8 @@ use super::errors::error_of;
 use crate::error::Error;
 use crate::told::Note;
 
-/// Offers that may be unanswered.
-const UNANSWERED_MAX: usize = 16;
+/// Offers that may be unanswered: each peer holds a descriptor for each, and systems count those under way.
+const UNANSWERED_MAX: usize = 4;
 /// Numbers that one word names.
 const NUMBERS_MAX: usize = 1000;
 
@@ -58,10 +58,18 @@ impl State {
 /// An offer that not all peers have answered, or that one has refused.
 struct Waiting {
     number: u64,
-    /// `[ranks]`: where the rank reaches it.
+    /// `[ranks]`: where the rank reaches it, or anything where it refused.
     answers: [Option<u64>; RANKS_MAX],
     refusal: Option<Error>,
     reached_at: ReachedAt,
+    /// Nothing uses it any more; the peers hear that when all have answered.
+    is_left: bool,
+}
+
+impl Waiting {
+    fn is_answered_by(&self, ranks: usize) -> bool {
+        self.answers[..ranks].iter().all(Option::is_some)
+    }
 }
 
 impl Offers {
@@ -89,7 +97,13 @@ impl Offers {
         let mut answers = [None; RANKS_MAX];
         answers[self.rank] = Some(memory.memory().address());
         let reached_at = ReachedAt::default();
-        state.waiting.push(Waiting { number, answers, refusal: None, reached_at: reached_at.clone() });
+        state.waiting.push(Waiting {
+            number,
+            answers,
+            refusal: None,
+            reached_at: reached_at.clone(),
+            is_left: false,
+        });
         drop(state);
         let this = self.clone();
         rings.offer(memory, reached_at, Box::new(move || this.withdraw(number)));
@@ -105,7 +119,7 @@ impl Offers {
             if state.is_over() {
                 return Ok(None);
             }
-            let unanswered = state.waiting.iter().filter(|waiting| waiting.refusal.is_none());
+            let unanswered = state.waiting.iter().filter(|waiting| !waiting.is_answered_by(self.ranks));
             let Some(oldest) = unanswered.clone().nth(UNANSWERED_MAX - 1).and(unanswered.clone().next())
             else {
                 return Ok(Some(state));
@@ -151,8 +165,26 @@ impl Offers {
     /// Nothing of this rank uses offer `number` any more.
     fn withdraw(&self, number: u64) {
         let mut state = self.lock();
-        state.waiting.retain(|waiting| waiting.number != number);
-        state.left.push(number);
+        match state.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            Some(waiting) => waiting.is_left = true,
+            None => state.left.push(number),
+        }
+        self.settle(state);
+    }
+
+    /// Takes out what all have answered and nobody asks for any more.
+    fn settle(&self, mut state: MutexGuard<'_, State>) {
+        let is_settled = |waiting: &mut Waiting| {
+            waiting.is_answered_by(self.ranks) && (waiting.is_left || waiting.refusal.is_none())
+        };
+        let settled: Vec<Waiting> = state.waiting.extract_if(.., is_settled).collect();
+        for waiting in settled {
+            if waiting.is_left {
+                state.left.push(waiting.number);
+            } else {
+                let _ = waiting.reached_at.set(waiting.answers.map(Option::unwrap_or_default));
+            }
+        }
         self.changed.notify_all();
         self.tell_left(state);
     }
@@ -202,23 +234,14 @@ impl Offers {
 
     fn answered(&self, peer: usize, number: u64, answer: Result<u64, String>) {
         let mut state = self.lock();
-        let Some(place) = state.waiting.iter().position(|waiting| waiting.number == number) else { return };
-        let waiting = &mut state.waiting[place];
-        match answer {
-            Ok(address) => waiting.answers[peer] = Some(address),
-            Err(reason) => {
-                let message = format!("it can't reach memory of rank {}: {reason}", self.rank);
-                tracing::debug!(peer, message);
-                waiting.refusal = Some(Error::PeerFailed { peer, message });
-            }
+        let Some(waiting) = state.waiting.iter_mut().find(|waiting| waiting.number == number) else { return };
+        waiting.answers[peer] = Some(*answer.as_ref().unwrap_or(&0));
+        if let Err(reason) = answer {
+            let message = format!("it can't reach memory of rank {}: {reason}", self.rank);
+            tracing::debug!(peer, message);
+            waiting.refusal = Some(Error::PeerFailed { peer, message });
         }
-        let answers = &waiting.answers[..self.ranks];
-        if answers.iter().all(Option::is_some) {
-            let reached_at = waiting.answers.map(Option::unwrap_or_default);
-            let waiting = state.waiting.swap_remove(place);
-            let _ = waiting.reached_at.set(reached_at);
-        }
-        self.changed.notify_all();
+        self.settle(state);
     }
 
     /// Nothing is heard from `peer` any more.

@@ -410,8 +410,18 @@ fn communicators_leave_nothing_behind() {
         (0..2).for_each(|rank| ranks.answer(rank).ok());
         ranks.all("count").into_iter().map(|answer| answer.text).collect::<Vec<_>>()
     };
+    let free = |ranks: &mut Ranks| {
+        let answers = [0, 1].map(|rank| ranks.tell(rank, &format!("free {rank}")));
+        answers.map(|answer| answer.text.parse::<usize>().unwrap())
+    };
     let few = rounds(&mut ranks, 5);
+    let free_first = free(&mut ranks);
+    let start = Instant::now();
     let many = rounds(&mut ranks, 200);
+    println!("a communicator with a call in it takes {:?}", start.elapsed() / 200);
+    // A communicator has 16 MiB, and its calls buffers.
+    let free_last = free(&mut ranks);
+    assert!((0..2).all(|rank| free_last[rank] + 64 > free_first[rank]), "{free_first:?} {free_last:?}");
     println!("descriptors, threads and mappings of windows: after 5 {few:?}, after 200 more {many:?}");
     assert_eq!(few, many);
     ranks.leave_nothing();

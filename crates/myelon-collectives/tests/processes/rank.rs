@@ -108,6 +108,7 @@ impl Rank {
             }
             ["wait"] => self.wait()?,
             ["drop"] => self.forget(),
+            ["free", rank] => return Ok(free(self.backend, number(rank)).to_string()),
             ["count"] => return Ok(count(self.backend)),
             // Without dropping anything.
             ["exit"] => std::process::exit(0),
@@ -232,6 +233,15 @@ impl Rank {
         }
         Ok(())
     }
+}
+
+/// MiB that are free on the GPU of `rank`; nothing on the host.
+fn free(backend: Backend, rank: usize) -> usize {
+    if backend == Backend::Host {
+        return 0;
+    }
+    let gpus = myelon_kernel::probe().unwrap().devices.len();
+    myelon_kernel::Device::open(rank % gpus).unwrap().memory_free().unwrap() >> 20
 }
 
 /// Open descriptors, threads and mappings of windows, once the workers of what was dropped have ended.
