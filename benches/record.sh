@@ -5,8 +5,8 @@
 #   benches/record.sh -m stream,graph,isolated target/release/myelon /tmp/out 2 4
 #
 # MODES are those of `myelon all-reduce --mode`, stream alone unless said. Writes for each mode and number of ranks
-# OUT/all-reduce-MODE-pN.csv (ours, every result checked) and OUT/peers-MODE-pN.csv (with the ratio to ours), and
-# OUT/machine.txt.
+# OUT/all-reduce-MODE-pN.csv (ours, every result checked), OUT/processes-MODE-pN.csv (the same with a process a GPU) and
+# OUT/peers-MODE-pN.csv (with the ratio to ours), and OUT/machine.txt.
 set -u
 # The automatic plans, whatever tuning file this user has.
 export MYELON_TUNING=none
@@ -40,20 +40,25 @@ for ranks in "$@"; do
         command=("$myelon" all-reduce --backend cuda --ranks "$ranks" "${range[@]}" -d bf16 --mode "$mode" --format csv)
         echo "\$ myelon ${command[*]:1}" >>"$out/machine.txt"
         limit 200 "${command[@]}" >"$ours" 2>>"$out/machine.txt" || echo "$mode p=$ranks: exit $?" | tee -a "$out/machine.txt"
+        command+=(--processes)
+        echo "\$ myelon ${command[*]:1}" >>"$out/machine.txt"
+        limit 200 "${command[@]}" >"$out/processes-$mode-p$ranks.csv" 2>>"$out/machine.txt" || echo "processes $mode p=$ranks: exit $?"
         limit 200 torchrun --nproc-per-node "$ranks" "$here/peers.py" "${range[@]}" --mode "$mode" --ours "$ours" \
             >"$out/peers-$mode-p$ranks.csv" 2>/dev/null || echo "peers $mode p=$ranks: exit $?"
     done
 done
 
-# The best of the peers of each size stands beside ours.
-echo "mode     ranks        bytes  myelon us (busbw)    best peer us (busbw)  peer/myelon"
+# In place, as "bytes,us,busbw,wrong" by size.
+in_place() { awk -F, 'NR > 1 && $7 == "true" { printf "%012d,%.2f,%.0f,%s\n", $3, $8, $10, $11 }' "$1" | sort; }
+
+# The best of the peers of each size stands beside ours, and ours over processes.
+echo "mode     ranks        bytes  myelon us (busbw)    processes us  best peer us (busbw)  peer/myelon"
 for ranks in "$@"; do
     for mode in $modes; do
-        join -t, -j1 \
-            <(awk -F, 'NR > 1 && $7 == "true" { printf "%012d,%.2f,%.0f,%s\n", $3, $8, $10, $11 }' "$out/all-reduce-$mode-p$ranks.csv" | sort) \
+        join -t, -j1 <(join -t, -j1 <(in_place "$out/all-reduce-$mode-p$ranks.csv") <(in_place "$out/processes-$mode-p$ranks.csv")) \
             <(awk -F, '$2 == '"$ranks"' { printf "%012d,%.2f,%.0f,%s\n", $3, $7, $9, $1 }' "$out/peers-$mode-p$ranks.csv" |
                 sort -t, -k1,1 -k2,2n | sort -t, -k1,1 -u -s) |
-            awk -F, -v mode="$mode" -v ranks="$ranks" '{ printf "%-8s %5d %12d  %9.2f (%3d)  %9.2f (%3d)  %11.2f  %s%s\n",
-                mode, ranks, $1, $2, $3, $5, $6, $5 / $2, $7, $4 ? "  WRONG" : "" }'
+            awk -F, -v mode="$mode" -v ranks="$ranks" '{ printf "%-8s %5d %12d  %9.2f (%3d)  %16.2f  %14.2f (%3d)  %11.2f  %s%s\n",
+                mode, ranks, $1, $2, $3, $5, $8, $9, $8 / $2, $10, $4 + $7 ? "  WRONG" : "" }'
     done
 done

@@ -91,57 +91,81 @@ MYELON_DEVICE bool end(AllReduceArgs const& args, Route const& route, Turn const
     return receive<Flagged, 1>(args, turn, rank, WaitingFor::end, [&](u32) { return route.from + at; }, told);
 }
 
-// Sums the lane's share of a span: the lanes take turns, so that all of them together move through memory front to
-// back. `most` ranks times `depth` vectors a thread are loaded while as many are summed and stored.
-template <typename E, typename Op, u32 most, u32 depth, bool whole>
-MYELON_DEVICE void sum_share(AllReduceArgs const& args, Span const& span) {
+// The lane's share of a span: the lanes take turns, so that all of them together move through memory front to back. One
+// vector of a thread is the first of its turns, the next one is `step` on.
+struct Share {
+    u64 first, end, step;
+};
+MYELON_DEVICE Share share_of(AllReduceArgs const& args, Span const& span) {
+    u64 const turn = thread_count();
+    return {span.start + block_index() * turn + thread_index(), span.start + span.count, turn * args.lanes};
+}
+
+// Stores to this rank first, then to the peers behind it, so that not all ranks write to one.
+template <u32 most, typename Store>
+MYELON_DEVICE void to_all_ranks(AllReduceArgs const& args, Store const& store) {
+#pragma unroll
+    for (u32 i = 0; i < most; ++i) {
+        if (i < args.ranks) store(args.rank + i < args.ranks ? args.rank + i : args.rank + i - args.ranks);
+    }
+}
+
+// Sums vectors that are whole and lie on multiples of 16 bytes. Copies into shared memory run some turns ahead of the
+// sums, which loads into registers do not: the compiler waits for all that are under way where it needs the first.
+// Each thread reads back only what it copied itself, so nothing but its own wait stands between.
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE void sum_whole(AllReduceArgs const& args, Span const& span) {
+    constexpr u32 stages = sizeof(DirectStage) / sizeof(vec16) / most;
+    Buffers const& of = read_shared(buffers());
+    Share const share = share_of(args, span);
+    u32 const threads = thread_count();
+    vec16* const mine = stage_memory(threads * sizeof(DirectStage)) + thread_index();
+    auto const place = [&](u32 stage, u32 rank) { return mine + (stage * most + rank) * threads; };
+    // A group for every turn, also beyond the last one, so that a wait counts turns.
+    auto const fetch = [&](u64 vector, u32 stage) {
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) {
+            if (vector < share.end && rank < args.ranks) copy_async(place(stage, rank), reinterpret_cast<vec16 const*>(of.input[rank]) + vector);
+        }
+        copy_async_commit();
+    };
+    u64 ahead = share.first;
+#pragma unroll 1
+    for (u32 stage = 0; stage + 1 < stages; ++stage, ahead += share.step) fetch(ahead, stage);
+    u32 from = 0, into = stages - 1;
+#pragma unroll 1
+    for (u64 vector = share.first; vector < share.end; vector += share.step, ahead += share.step) {
+        // What this stage held was summed in the turn before.
+        fetch(ahead, into);
+        // ORDER direct/stage: the thread's own copies of this turn are done. Without the wait it would sum what the stage held before.
+        if (!weakened(Mutant::direct_stage)) copy_async_wait<stages - 1>();
+        vec16 of_rank[most];
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) {
+            if (rank < args.ranks) of_rank[rank] = ld_weak(place(from, rank));
+        }
+        vec16 const joined = join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args));
+        to_all_ranks<most>(args, [&](u32 rank) { store_slot(reinterpret_cast<vec16*>(of.output[rank]) + vector, joined); });
+        from = from + 1 == stages ? 0 : from + 1;
+        into = into + 1 == stages ? 0 : into + 1;
+    }
+}
+
+// Sums any vectors: those that begin at any element, and the last one, which may be a part.
+template <typename E, typename Op, u32 most>
+MYELON_DEVICE void sum_rest(AllReduceArgs const& args, Span const& span) {
     using Unit = typename E::Unit;
     Buffers const& of = read_shared(buffers());
-    u64 const end = span.start + span.count, turn = static_cast<u64>(depth) * thread_count(), step = turn * args.lanes;
-    auto const load = [&](u64 base, vec16(&of_rank)[depth][most]) {
-#pragma unroll
-        for (u32 d = 0; d < depth; ++d) {
-            u64 const vector = base + static_cast<u64>(d) * thread_count();
-            if (vector >= end) continue;
-#pragma unroll
-            for (u32 rank = 0; rank < most; ++rank) {
-                if (rank >= args.ranks) continue;
-                if constexpr (whole) of_rank[d][rank] = load_slot(reinterpret_cast<vec16 const*>(of.input[rank]) + vector);
-                else of_rank[d][rank] = Payload<Unit>(of.input[rank], args.bytes).load(vector);
-            }
-        }
-    };
-    auto const store = [&](u64 base, vec16 const(&of_rank)[depth][most]) {
-#pragma unroll
-        for (u32 d = 0; d < depth; ++d) {
-            u64 const vector = base + static_cast<u64>(d) * thread_count();
-            if (vector >= end) continue;
-            vec16 const joined = join_ranks<E, Op>(of_rank[d], args.ranks, divisor_of(args));
+    Share const share = share_of(args, span);
 #pragma unroll 1
-            for (u32 i = 0; i < args.ranks; ++i) {
-                u32 const rank = args.rank + i < args.ranks ? args.rank + i : args.rank + i - args.ranks;
-                if constexpr (whole) store_slot(reinterpret_cast<vec16*>(of.output[rank]) + vector, joined);
-                else Payload<Unit>(of.output[rank], args.bytes).store(vector, joined);
-            }
+    for (u64 vector = share.first; vector < share.end; vector += share.step) {
+        vec16 of_rank[most];
+#pragma unroll
+        for (u32 rank = 0; rank < most; ++rank) {
+            if (rank < args.ranks) of_rank[rank] = Payload<Unit>(of.input[rank], args.bytes).load(vector);
         }
-    };
-    u64 base = span.start + block_index() * turn + thread_index();
-    vec16 even[depth][most];
-    if constexpr (sizeof(Unit) == 1) {
-        // Bytes have sixteen accumulators, which leave no registers for a second set.
-        for (; base < end; base += step) {
-            load(base, even);
-            store(base, even);
-        }
-    } else {
-        vec16 odd[depth][most];
-        load(base, even);
-        for (; base < end; base += 2 * step) {
-            load(base + step, odd);
-            store(base, even);
-            load(base + 2 * step, even);
-            store(base + step, odd);
-        }
+        vec16 const joined = join_ranks<E, Op>(of_rank, args.ranks, divisor_of(args));
+        to_all_ranks<most>(args, [&](u32 rank) { Payload<Unit>(of.output[rank], args.bytes).store(vector, joined); });
     }
 }
 
@@ -161,8 +185,8 @@ MYELON_DEVICE void sum_all(AllReduceArgs const& args, Span const& piece) {
     // The last vector of a payload may be a part of one.
     u64 const end = piece.start + piece.count, moves = read_shared(buffers().whole) != 0 ? args.bytes / vector_bytes : 0;
     u64 const middle = moves <= piece.start ? piece.start : moves < end ? moves : end;
-    sum_share<E, Op, most, 8 / most, true>(args, {piece.start, middle - piece.start});
-    if (middle < end) sum_share<E, Op, most, 1, false>(args, {middle, end - middle});
+    sum_whole<E, Op, most>(args, {piece.start, middle - piece.start});
+    if (middle < end) sum_rest<E, Op, most>(args, {middle, end - middle});
 }
 
 template <typename E, typename Op>

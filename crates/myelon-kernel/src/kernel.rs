@@ -6,11 +6,12 @@ use crate::driver::call;
 use crate::error::KernelError;
 use crate::image::{AOT, DTYPES, FLOAT_DTYPES, Image, ImageChoice, OPS, SOURCES};
 use crate::module::Module;
+use crate::node::DeviceInfo;
 use crate::nvrtc::nvrtc;
 use crate::stream::DeviceStream;
 use cudarc::driver::sys;
 use myelon_lanes::Algorithm;
-use myelon_ring::words::AllReduceArgs;
+use myelon_ring::words::{AllReduceArgs, DirectStage};
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -140,9 +141,10 @@ impl Kernels {
         kernel.ok_or_else(unknown)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Kernel> {
-        self.kernels.iter().flatten()
+    /// All of them, each with its algorithm.
+    pub fn iter(&self) -> impl Iterator<Item = (Algorithm, &Kernel)> {
+        let algorithms = Algorithm::ALL.into_iter().flat_map(|it| [it; DTYPES.len() * OPS.len()]);
+        algorithms.zip(&self.kernels).filter_map(|(algorithm, kernel)| Some((algorithm, kernel.as_ref()?)))
     }
 
     /// Which image they came from.
@@ -150,6 +152,22 @@ impl Kernels {
         &self.image
     }
 }
+
+/// Bytes of dynamic shared memory that a block of `threads` threads has in a call by `algorithm`.
+pub(crate) fn shared_bytes(algorithm: Algorithm, threads: u32) -> u32 {
+    if algorithm == Algorithm::Direct { threads * size_of::<DirectStage>() as u32 } else { 0 }
+}
+
+/// Threads of a block whose shared memory GPU `info` can give to a call by `algorithm`: whole warps, at most `threads`.
+pub(crate) fn threads_fitting(info: &DeviceInfo, algorithm: Algorithm, threads: u32) -> u32 {
+    let each = shared_bytes(algorithm, 1);
+    // A kernel has some that is not dynamic, too.
+    let room = info.shared_bytes_max.saturating_sub(SHARED_STATIC_MAX);
+    if each == 0 { threads } else { threads.min(room / each / 32 * 32) }
+}
+
+/// More than any kernel has of shared memory that is not dynamic, in bytes.
+const SHARED_STATIC_MAX: u32 = 1 << 10;
 
 /// What a launch asks of the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub struct DeviceInfo {
     pub posix_handles: bool,
     /// Whether a launch can ask that all its blocks be resident together.
     pub cooperative_launch: bool,
+    /// The most shared memory that a block can have, in bytes.
+    pub shared_bytes_max: u32,
     /// Whether the driver ends kernels that run long, as it does on a GPU with a display.
     pub run_time_limit: bool,
 }
@@ -143,6 +145,7 @@ pub(crate) fn describe(ordinal: usize, device: sys::CUdevice) -> Result<DeviceIn
         posix_handles: attribute(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)?
             != 0,
         cooperative_launch: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? != 0,
+        shared_bytes_max: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         run_time_limit: attribute(Attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT)? != 0,
     })
 }

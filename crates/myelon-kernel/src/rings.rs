@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::KernelError;
 use crate::group::Group;
 use crate::image::Image;
-use crate::kernel::{Kernels, LaunchShape, Launching};
+use crate::kernel::{Kernels, LaunchShape, Launching, shared_bytes, threads_fitting};
 use crate::memory::DeviceSpan;
 use crate::operand::Operand;
 use crate::shared::{Prepared, ReachedAt, SharedMemory, StreamUse};
@@ -87,17 +87,24 @@ impl RankRings {
     }
 
     /// Blocks of `threads` threads that this rank may launch, whatever the kernel: what its GPU holds
-    /// together, divided by the ranks on it.
+    /// together, divided by the ranks on it. Of direct kernels blocks of at most [`RankRings::direct_threads_max`].
     ///
     /// # Errors
     ///
     /// Those of [`crate::Kernel::resident_blocks`].
     pub fn resident_blocks(&self, threads: u32) -> Result<u32, KernelError> {
         let mut least = u32::MAX;
-        for kernel in self.kernels.iter() {
-            least = least.min(kernel.resident_blocks(threads, 0)? / self.share);
+        for (algorithm, kernel) in self.kernels.iter() {
+            let threads = threads_fitting(self.device.info(), algorithm, threads);
+            least =
+                least.min(kernel.resident_blocks(threads, shared_bytes(algorithm, threads))? / self.share);
         }
         Ok(least)
+    }
+
+    /// Threads that a block of a direct kernel can have on this GPU, at most 512: each has its part of the shared memory.
+    pub fn direct_threads_max(&self) -> u32 {
+        threads_fitting(self.device.info(), Algorithm::Direct, 512)
     }
 
     /// The record of `rank`'s kernels that gave up, if there is one and the rank is of this process.
@@ -185,8 +192,9 @@ impl RankRings {
         }
         let [input_at, output_at] = reached.map(Option::unwrap_or_default);
         self.check_plan(plan, from.bytes())?;
-        let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes: 0 };
-        let available = kernel.resident_blocks(shape.threads, 0)? / self.share;
+        let shared_bytes = shared_bytes(algorithm, plan.threads);
+        let shape = LaunchShape { blocks: plan.blocks, threads: plan.threads, shared_bytes };
+        let available = kernel.resident_blocks(shape.threads, shared_bytes)? / self.share;
         if shape.blocks > available {
             let (kernel, ordinal) = (kernel.name().to_owned(), self.device().ordinal());
             return Err(KernelError::NotResident { kernel, ordinal, needed: shape.blocks, available });
@@ -284,6 +292,9 @@ impl RankRings {
         };
         most("ranks", plan.ranks, layout.ranks())?;
         most("threads beyond whole warps, plus 1,", plan.threads % 32 + 1, 1)?;
+        if plan.algorithm == Algorithm::Direct {
+            most("threads of a direct kernel", plan.threads, self.direct_threads_max() as usize)?;
+        }
         if plan.algorithm != Algorithm::Ring {
             let inbox = layout.inbox();
             most("lanes", plan.lanes, inbox.lanes)?;

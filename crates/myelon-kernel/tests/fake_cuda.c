@@ -90,7 +90,7 @@ result cuDeviceGetPCIBusId(char* s, int n, int d) { snprintf(s, n, "0000:%02x:00
 result cuDeviceTotalMem_v2(size_t* b, int d) { (void)d; *b = (size_t)1 << 34; return 0; }
 result cuDeviceGetAttribute(int* v, int a, int d) {
     (void)d;
-    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 17 ? 0 : 1;
+    *v = a == 97 ? 227 << 10 : a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 17 ? 0 : 1;
     return 0;
 }
 result cuDeviceCanAccessPeer(int* can, int a, int b) { NEED(a != b); *can = !getenv("FAKE_NO_PEERS"); return 0; }

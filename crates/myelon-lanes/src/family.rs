@@ -83,14 +83,23 @@ pub(crate) fn choose(ranks: u32, bytes: u64, floats: bool, windows: bool) -> Alg
 }
 
 /// Lanes and threads of a call that is not the ring's.
-pub(crate) fn shape(algorithm: Algorithm, ranks: u32, bytes: u64, blocks_max: u32) -> Shape {
+pub(crate) fn shape(
+    algorithm: Algorithm,
+    ranks: u32,
+    bytes: u64,
+    blocks_max: u32,
+    direct_threads_max: u32,
+) -> Shape {
     let values = bytes.div_ceil(algorithm.unit_bytes());
     let (items, least, most, lanes_max) = match algorithm {
         Algorithm::OneShot | Algorithm::OneShotLamport => (values, 128, 480, INBOX_LANES),
         Algorithm::TwoShot | Algorithm::TwoShotLamport => {
             (values.div_ceil(ranks.into()), 128, 480, INBOX_LANES)
         }
-        Algorithm::Direct | Algorithm::Ring => (values.div_ceil(ranks.into()), 512, 512, DIRECT_LANES_MAX),
+        Algorithm::Direct | Algorithm::Ring => {
+            let threads = u64::from(direct_threads_max.clamp(32, 512));
+            (values.div_ceil(ranks.into()), threads, threads, DIRECT_LANES_MAX)
+        }
     };
     // Very few values: 64 in a block were faster than 128, as above.
     let least = if algorithm != Algorithm::Direct && items <= 256 { 64 } else { least };
@@ -145,9 +154,12 @@ mod tests {
             for ranks in 2..=8 {
                 for bytes in [0, 1, 8, 511, 512, 513, 65536, 1 << 20, 1 << 40] {
                     for blocks_max in [1, 3, 132] {
-                        let Shape { lanes, threads } = shape(algorithm, ranks, bytes, blocks_max);
-                        assert!((1..=blocks_max).contains(&lanes) && lanes <= INBOX_LANES);
-                        assert!(threads.is_multiple_of(32) && (64..=512).contains(&threads));
+                        for most in [384, 512] {
+                            let Shape { lanes, threads } = shape(algorithm, ranks, bytes, blocks_max, most);
+                            assert!((1..=blocks_max).contains(&lanes) && lanes <= INBOX_LANES);
+                            assert!(threads.is_multiple_of(32) && (64..=512).contains(&threads));
+                            assert!(algorithm != Algorithm::Direct || threads == most);
+                        }
                     }
                 }
             }

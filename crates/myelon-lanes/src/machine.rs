@@ -25,6 +25,8 @@ pub struct Machine {
     /// Blocks of the kernel that are certain to be resident together on one GPU. A launch never has
     /// more: a block that waits for one that cannot start would wait for ever.
     pub blocks_max: u32,
+    /// Threads that a block of the direct kernel can have: each takes shared memory. A multiple of 32.
+    pub direct_threads_max: u32,
     /// Ranks are host threads. A rank is then one thread that serves every block of the plan, so
     /// `threads` is 1 and `blocks_max` binds nothing.
     pub host: bool,
@@ -47,6 +49,7 @@ impl Machine {
             link_gbps: H200_LINK_GBPS,
             round_trip_us: H200_ROUND_TRIP_US,
             blocks_max: H200_BLOCKS_MAX,
+            direct_threads_max: 512,
             host: false,
         }
     }
@@ -71,7 +74,14 @@ impl Machine {
     /// ```
     pub fn host(cores: u32) -> Self {
         let name = format!("host, {cores} cores");
-        Self { name, link_gbps: 0.0, round_trip_us: 0.0, blocks_max: u32::MAX, host: true }
+        Self {
+            name,
+            link_gbps: 0.0,
+            round_trip_us: 0.0,
+            blocks_max: u32::MAX,
+            direct_threads_max: 0,
+            host: true,
+        }
     }
 
     /// The least number of bytes that the rings of a rank must hold so that its link never idles:

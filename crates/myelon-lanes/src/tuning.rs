@@ -226,7 +226,8 @@ impl Tuning {
         if bytes > most {
             return Err(PlanError::AlgorithmBytes { algorithm, ranks, bytes, most });
         }
-        let automatic = family::shape(algorithm, ranks, bytes, self.blocks_max());
+        let automatic =
+            family::shape(algorithm, ranks, bytes, self.blocks_max(), self.machine.direct_threads_max);
         let (lanes, threads) = match *source {
             Source::Row(_, row) => (row.lanes.min(self.blocks_max()), row.threads),
             _ => (automatic.lanes, automatic.threads),

@@ -164,6 +164,14 @@ pub struct Fault {
     pub call_seen: u64,
 }
 
+/// What a thread of the direct kernel has of its block's dynamic shared memory: vectors on their way from the inputs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct DirectStage {
+    /// 16 bytes of one rank's input each.
+    pub vectors: [[u64; 2]; 16],
+}
+
 /// The average flag of [`AllReduceArgs::flags`]: divide the sum by the ranks before rounding.
 pub const FLAG_AVERAGE: u32 = 1;
 
@@ -255,6 +263,7 @@ shared_layout! {
         code @ 0, rank @ 4, peer @ 8, lane @ 12, waiting_for @ 16, reserved @ 20, needed @ 24,
         seen @ 32, waited_ns @ 40, call @ 48, call_seen @ 56,
     } = 64;
+    DirectStage { vectors @ 0 } = 256;
     AllReduceArgs {
         window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,
         host_abort @ 112, cursor_offset @ 120, gating_offset @ 128, sequence_offset @ 136, data_offset @ 144,

@@ -39,6 +39,7 @@ namespace myelon {
     X(epoch_same, "packet/epoch.same", "a call leaves the epoch as it is")                                             \
     X(call_ignored, "packet/call.ignored", "nobody looks which call a header belongs to")                              \
     X(start_acquire, "direct/start.acquire", "a peer's input is read without acquiring its start")                     \
+    X(direct_stage, "direct/stage.unwaited", "a turn is summed before its copies have come")                           \
     X(end_fence, "direct/end.fence", "the end is told without the fence behind the sums")                              \
     X(end_early, "direct/end.early", "the end is told before the sums are written")                                    \
     X(end_unwaited, "direct/end.unwaited", "a call ends without waiting for the ends of its peers")                    \

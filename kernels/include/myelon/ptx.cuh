@@ -152,7 +152,7 @@ constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and 
 // SOURCE  PTX ISA: cp.async, cp.async.bulk, "Async proxy". cp.async belongs to the thread's own proxy; bulk
 //         copies to the asynchronous one, which needs the proxy fence to see what threads have written.
 MYELON_DEVICE vec16* stage_memory(u32) {
-    extern __shared__ vec16 stages[];
+    extern __shared__ __align__(128) vec16 stages[];
     return stages;
 }
 

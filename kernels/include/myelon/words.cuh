@@ -34,6 +34,10 @@ struct Fault {
     u64 needed, seen, waited_ns, call, call_seen;
 };
 
+struct DirectStage {
+    vec16 vectors[16];
+};
+
 struct AllReduceArgs {
     u64 window[ranks_max];
     u64 input, output, bytes, call, fault, deadline_ns, host_abort;
@@ -52,6 +56,7 @@ struct AllReduceArgs {
     X(Fault, code, 0) X(Fault, rank, 4) X(Fault, peer, 8) X(Fault, lane, 12) X(Fault, waiting_for, 16)   \
     X(Fault, reserved, 20) X(Fault, needed, 24) X(Fault, seen, 32) X(Fault, waited_ns, 40)               \
     X(Fault, call, 48) X(Fault, call_seen, 56) S(Fault, 64)                                              \
+    X(DirectStage, vectors, 0) S(DirectStage, 256)                                                       \
     X(AllReduceArgs, window, 0) X(AllReduceArgs, input, 64) X(AllReduceArgs, output, 72)                 \
     X(AllReduceArgs, bytes, 80) X(AllReduceArgs, call, 88) X(AllReduceArgs, fault, 96)                   \
     X(AllReduceArgs, deadline_ns, 104) X(AllReduceArgs, host_abort, 112)                                 \

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::errors::error_of;
 use super::offers::Offers;
-use super::{CudaRank, Member, Shared, image_choice, layout, machine, origin, resident_blocks};
+use super::{CudaRank, Member, Shared, THREADS, image_choice, layout, machine, origin, resident_blocks};
 use crate::backend::{Backend, RankBackend};
 use crate::builder::Config;
 use crate::error::Error;
@@ -58,7 +58,7 @@ pub(crate) fn join(
     let (rank, ranks) = (process.rank(), process.ranks());
     let info = device.info().clone();
     let origin = origin(std::slice::from_ref(&device), driver_version);
-    let tuned = config.tuned(machine(&info.name, info.multiprocessors), ranks as u32, origin)?;
+    let tuned = config.tuned(machine(&info.name, info.multiprocessors, THREADS), ranks as u32, origin)?;
     let pool = tuned.tuning.pool(ranks as u32)?;
     let layout = layout(ranks, &pool)?;
     let mut session = process.join(&[
@@ -88,10 +88,12 @@ pub(crate) fn join(
     }
 
     let rings = reach(&device, rank, own, &told, &begun, share);
+    // Its model is the same for all, so threads of the direct kernel are, too.
     let blocks = rings.as_ref().map_err(Clone::clone).and_then(resident_blocks);
     let (_, blocks) = agree(&mut session, process, blocks.as_ref().copied(), &[])?;
     let (rings, blocks_max) = (rings?, blocks.into_iter().min().unwrap_or(0));
-    let tuned = config.tuned_on(tuned, machine(&info.name, blocks_max), ranks as u32)?;
+    let machine = machine(&info.name, blocks_max, rings.direct_threads_max());
+    let tuned = config.tuned_on(tuned, machine, ranks as u32)?;
     tracing::info!(rank, ranks, device = info.name, image = %rings.image(), blocks_max, window = layout.bytes(), "rings joined");
 
     let opening = Opening {

@@ -56,7 +56,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let name = devices[0].info().name.clone();
     let multiprocessors = devices.iter().map(|device| device.info().multiprocessors).min().unwrap_or(0);
     let origin = origin(&devices, driver_version);
-    let tuned = config.tuned(machine(&name, multiprocessors), ranks as u32, origin)?;
+    let tuned = config.tuned(machine(&name, multiprocessors, THREADS), ranks as u32, origin)?;
     let pool = tuned.tuning.pool(ranks as u32)?;
     let layout = layout(ranks, &pool)?;
     let opened =
@@ -65,7 +65,8 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     for rings in &opened {
         blocks_max = blocks_max.min(resident_blocks(rings)?);
     }
-    let tuned = config.tuned_on(tuned, machine(&name, blocks_max), ranks as u32)?;
+    let direct_threads = opened.iter().map(RankRings::direct_threads_max).min().unwrap_or(THREADS);
+    let tuned = config.tuned_on(tuned, machine(&name, blocks_max, direct_threads), ranks as u32)?;
     let seen = tuned.tuning.pool(ranks as u32)?;
     debug_assert!(
         pool.holds(&seen),
@@ -132,12 +133,9 @@ fn resident_blocks(rings: &RankRings) -> Result<u32, Error> {
     Ok(resident)
 }
 
-fn machine(name: &str, blocks_max: u32) -> Machine {
-    if name.contains("H200") {
-        Machine { blocks_max, ..Machine::h200() }
-    } else {
-        Machine::unknown_gpu(name, blocks_max)
-    }
+fn machine(name: &str, blocks_max: u32, direct_threads_max: u32) -> Machine {
+    let known = if name.contains("H200") { Machine::h200() } else { Machine::unknown_gpu(name, blocks_max) };
+    Machine { blocks_max, direct_threads_max, ..known }
 }
 
 /// What a tuning of GPUs depends on: the library, their model, the kernels' text and the driver.
