@@ -76,6 +76,11 @@ static int recorded(void* stream, struct work work) {
 }
 static void launch_now(struct launch launch) {
     launches++;
+    // The counters of waits in the page: 1024 polls for data a launch, 2048 for credit, and 5000 ns.
+    uint64_t* waits = (uint64_t*)launch.fault + 256 / 8;
+    __atomic_fetch_add(&waits[0], 1024, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&waits[1], 2048, __ATOMIC_RELAXED);
+    __atomic_store_n(&waits[2], 5000, __ATOMIC_RELAXED);
     if (getenv("FAKE_QUIET")) return;
     launch.fault[1] = launch.rank; launch.fault[2] = launch.blocks; launch.fault[3] = launch.threads;
     __atomic_store_n(launch.fault, 1, __ATOMIC_RELEASE);
@@ -281,6 +286,7 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
 }
 
 result cuStreamIsCapturing(void* s, int* status) { CURRENT; NEED(s); *status = capturing && s == captured_stream; return 0; }
+result cuThreadExchangeStreamCaptureMode(int* mode) { NEED(*mode == 1); *mode = 0; return 0; }
 result cuStreamBeginCapture_v2(void* s, int mode) {
     CURRENT; CALL(cuStreamBeginCapture_v2);
     NEED(s && mode == 1 && !capturing);

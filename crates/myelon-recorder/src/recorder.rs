@@ -229,6 +229,11 @@ impl Recorder {
         self.set(Count::CallsDone, number);
     }
 
+    /// Calls that are known to be complete.
+    pub fn calls_done(&self) -> u64 {
+        self.count(Count::CallsDone)
+    }
+
     /// What all calls of the rank have waited up to now, as somebody else counts it. For backends that count where they
     /// run; any thread may say so. What is less than was said before is left.
     pub fn waited_in_all(&self, waits: &Waits) {

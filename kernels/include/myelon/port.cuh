@@ -27,7 +27,8 @@
 //   fence_acq_rel_sys()                    orders what came before it with what comes after, at system scope
 //   after_earlier_work()                   behind it, all earlier work of the stream is complete; the launch behind
 //                                          this one may be prepared from here on
-//   settled(value)                         an address or a word is computed by here and not behind the next wait
+//   settled(value)                         an address or a word is computed by here and not behind the next wait; what
+//                                          follows from it, not in front of here
 //   load_slot store_slot                   vec16 of a ring slot: bypasses the first-level cache
 //   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
 //   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here

@@ -39,7 +39,8 @@ impl Setting {
     /// The name of memory that is no window.
     pub(super) fn other_name(&self, at: Address) -> String {
         if let Some(rank) = self.faults.iter().position(|start| start.segment() == at.segment()) {
-            let parts = [(offset_of!(HostPage, abort), "record"), (offset_of!(HostPage, waits), "host's abort word")];
+            let parts =
+                [(offset_of!(HostPage, abort), "record"), (offset_of!(HostPage, waits), "host's abort word")];
             let part = parts.into_iter().find(|(end, _)| at.offset() < *end);
             return format!("the {} of rank {rank}", part.map_or("told counters", |(_, what)| what));
         }
