@@ -290,7 +290,7 @@ fn run(open: impl FnOnce(Builder) -> Result<Vec<Communicator>, Error>) {
     folder.pages().unwrap().iter().for_each(recorded);
     drop(ranks.pop());
     // Among processes that is a message.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     // Two more calls than the dropped rank has made.
     let error = graphs[0].0.launch(&graphs[0].1).unwrap_err();
     assert_eq!(error, Error::PeerGone { rank: 0, peer: 1, calls: CALLS + 2, completed: CALLS });

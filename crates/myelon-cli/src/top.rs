@@ -337,8 +337,8 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         let numbers = [0, 999, 1000, 9999, 10_000, 999_999, 1_234_567, u64::MAX];
-        let short = numbers.map(super::short);
-        assert_eq!(short, ["0", "999", "1.0k", "9.9k", "10k", "999k", "1.2M", "18E"]);
+        let shown = numbers.map(short);
+        assert_eq!(shown, ["0", "999", "1.0k", "9.9k", "10k", "999k", "1.2M", "18E"]);
     }
 
     #[test]
