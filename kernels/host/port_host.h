@@ -145,6 +145,19 @@ inline void after_earlier_work() {}
 template <typename T>
 inline void settled(T&) {}
 inline u64 exchange_relaxed_sys(u64* word, u64 value) { return __atomic_exchange_n(word, value, __ATOMIC_RELAXED); }
+template <u32 offset, u64 step>
+inline void add_and_tell(u64* total, u64* page, u64 more) {
+    u64 const before = __atomic_fetch_add(total, more, __ATOMIC_RELAXED), after = before + more;
+    if (after / step != before / step) __atomic_store_n(page + offset / sizeof(u64), after, __ATOMIC_RELAXED);
+}
+template <u32 offset>
+inline void raise_and_tell(u64* total, u64* page, u64 value) {
+    u64 before = __atomic_load_n(total, __ATOMIC_RELAXED);
+    while (before < value) {
+        if (!__atomic_compare_exchange_n(total, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
+        return __atomic_store_n(page + offset / sizeof(u64), value, __ATOMIC_RELAXED);
+    }
+}
 inline void fence_acq_rel_sys() {
 #if defined(__SANITIZE_THREAD__)
     host_thread.fenced = true;

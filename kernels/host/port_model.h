@@ -22,6 +22,7 @@ unsigned long long* myelon_model_block_words();
 unsigned long long myelon_model_load(void const* word, int acquire);
 void myelon_model_store(void* word, unsigned long long value);
 unsigned long long myelon_model_exchange(void* word, unsigned long long value);
+void myelon_model_tally(void* total, void* told, unsigned long long value, unsigned long long step);
 void myelon_model_after_earlier_work();
 void myelon_model_fence();
 void myelon_model_read(void const* from, void* to, unsigned long long bytes);
@@ -69,6 +70,14 @@ inline void after_earlier_work() { myelon_model_after_earlier_work(); }
 template <typename T>
 inline void settled(T&) {}
 inline u64 exchange_relaxed_sys(u64* word, u64 value) { return myelon_model_exchange(word, value); }
+template <u32 offset, u64 step>
+inline void add_and_tell(u64* total, u64* page, u64 more) {
+    myelon_model_tally(total, reinterpret_cast<u8*>(page) + offset, more, step);
+}
+template <u32 offset>
+inline void raise_and_tell(u64* total, u64* page, u64 value) {
+    myelon_model_tally(total, reinterpret_cast<u8*>(page) + offset, value, 0);
+}
 inline void fence_acq_rel_sys() { myelon_model_fence(); }
 
 template <typename T>

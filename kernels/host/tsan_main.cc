@@ -86,7 +86,7 @@ u64 run(Shape const& shape, Layout const& layout, std::vector<std::vector<Line>>
     Call const& call = calls[number];
     static u64 const host_abort = 0;
     std::vector<std::vector<vec16>> inputs(shape.ranks), outputs(shape.ranks);
-    std::vector<Fault> faults(shape.ranks, Fault{});
+    std::vector<HostPage> pages(shape.ranks, HostPage{});
     std::vector<AllReduceArgs> args(shape.ranks, AllReduceArgs{});
     auto const elements = [&](std::vector<vec16>& buffer) { return reinterpret_cast<i32*>(buffer.data()) + call.shift; };
     for (u32 rank = 0; rank < shape.ranks; ++rank) {
@@ -99,7 +99,7 @@ u64 run(Shape const& shape, Layout const& layout, std::vector<std::vector<Line>>
         mine.output = call.in_place ? mine.input : reinterpret_cast<u64>(elements(outputs[rank]));
         mine.bytes = call.elements * sizeof(i32);
         mine.call = number + 1;
-        mine.fault = reinterpret_cast<u64>(&faults[rank]);
+        mine.fault = reinterpret_cast<u64>(&pages[rank]);
         mine.deadline_ns = deadline_ns;
         mine.host_abort = reinterpret_cast<u64>(&host_abort);
         mine.cursor_offset = layout.cursor;
@@ -126,7 +126,7 @@ u64 run(Shape const& shape, Layout const& layout, std::vector<std::vector<Line>>
 
     u64 wrong = 0;
     for (u32 rank = 0; rank < shape.ranks; ++rank) {
-        if (faults[rank].code != 0) return ~u64{0};
+        if (pages[rank].fault.code != 0) return ~u64{0};
         i32 const* const output = elements(call.in_place ? inputs[rank] : outputs[rank]);
         for (u64 at = 0; at < call.elements; ++at) {
             u32 sum = 0;

@@ -16,7 +16,7 @@
 // and the same thread.
 //
 // A block is its movers, who copy and add, and behind them one signal warp, which waits for peers and
-// tells them: see run_lane. Publishing a slot means to wait until its bytes have landed at the peer, one
+// tells them: see signal_lane. Publishing a slot means to wait until its bytes have landed at the peer, one
 // round trip; meanwhile the movers are in the next round.
 //
 // PROGRESS  Every role serves its lanes in the same order on every rank, and a lane's roles are different
@@ -63,24 +63,25 @@ struct Served {
     u32 place;  // where the movers look for its slot: Turn::slot
 };
 
-// Runs the rounds of one lane in one role; false where a wait gave up. Movers call move(turn); a thread
-// of the signal warp serves its edge, if it has one.
+// A mover's rounds of one lane: calls move(turn) for each. False where a wait of the signal warp gave up.
 template <typename Move>
-MYELON_DEVICE bool run_lane(AllReduceArgs const& args, Role role, u32 lane, Served const& served, Move move) {
+MYELON_DEVICE bool move_lane(AllReduceArgs const& args, u32 lane, Move move) {
+    u64 const rounds = lane_rounds(args, lane);
+    for (u64 round = 0; round < rounds; ++round) {
+        if (weakened(Mutant::block_ready)) barrier_arrive(ready(round));
+        else barrier_sync(ready(round));
+        Turn const& turn = read_shared(turn_of(round));
+        if (turn.stop != 0) return false;
+        move(turn);
+        barrier_arrive(moved(round));
+    }
+    return true;
+}
+
+// The same of a thread of the signal warp, which serves its edge, if it has one.
+MYELON_DEVICE bool signal_lane(AllReduceArgs const& args, Role role, u32 lane, Served const& served) {
     u64 const rounds = lane_rounds(args, lane);
     if (rounds == 0) return true;
-    if (thread_index() < mover_count()) {
-        for (u64 round = 0; round < rounds; ++round) {
-            if (weakened(Mutant::block_ready)) barrier_arrive(ready(round));
-            else barrier_sync(ready(round));
-            Turn const& turn = read_shared(turn_of(round));
-            if (turn.stop != 0) return false;
-            move(turn);
-            barrier_arrive(moved(round));
-        }
-        return true;
-    }
-
     u64 const first = ld_weak(cursor_word(args, role, lane));
     auto const let_begin = [&](u64 round, bool well) {
         Turn& turn = turn_of(round);
@@ -172,13 +173,30 @@ MYELON_DEVICE void move_pieces(AllReduceArgs const& args, Chunk const& chunk, Lo
     }
 }
 
+// Serves the lanes of this block in ascending order, as every rank does. Movers and signal warp have a loop each, so
+// that neither keeps registers for the other: thread i of the signal warp serves serves(lane, i).
+template <typename Serves, typename Move>
+MYELON_DEVICE void run_role(AllReduceArgs const& args, Role role, Serves serves, Move move) {
+    u32 const first = block_index() % args.workers;
+    if (thread_index() < mover_count()) {
+        for (u32 lane = first; lane < args.lanes; lane += args.workers) {
+            if (!move_lane(args, lane, move)) return;
+        }
+    } else {
+        for (u32 lane = first; lane < args.lanes; lane += args.workers) {
+            if (!signal_lane(args, role, lane, serves(lane, thread_index() - mover_count()))) return;
+        }
+    }
+}
+
 template <typename Unit>
-MYELON_DEVICE bool scatter_role(AllReduceArgs const& args, u32 lane) {
+MYELON_DEVICE void scatter_role(AllReduceArgs const& args) {
     Payload<Unit> const input(args.input, args.bytes);
-    Served served = {};
-    u32 const i = thread_index() - mover_count();
-    if (i < args.ranks - 1) served = {true, edge_to(args, Movement::scatter, lane, peer_at(args, i)), i};
-    return run_lane(args, Role::scatter, lane, served, [&](Turn const& turn) {
+    auto const serves = [&](u32 lane, u32 i) -> Served {
+        if (i >= args.ranks - 1) return {};
+        return {true, edge_to(args, Movement::scatter, lane, peer_at(args, i)), i};
+    };
+    run_role(args, Role::scatter, serves, [&](Turn const& turn) {
         auto const store = [&](u32 peer, u32 vector, u64, vec16 const& value) { store_slot(turn.slot[peer] + vector, value); };
         if (input.whole_to(turn.chunk.end)) {
             auto const load = [&](u32, u32, u64 at) { return input.load_whole(at); };
@@ -226,16 +244,17 @@ MYELON_DEVICE void sum_piece(AllReduceArgs const& args, Turn const& turn) {
 }
 
 template <typename E, typename Op>
-MYELON_DEVICE bool reduce_role(AllReduceArgs const& args, u32 lane) {
-    Served served = {};
-    u32 const i = thread_index() - mover_count();
-    if (i < args.ranks - 1) {  // slot[rank]: what that rank sent
-        u32 const peer = peer_at(args, i);
-        served = {true, edge_from(args, Movement::scatter, lane, peer), peer};
-    } else if (i - second_edge < args.ranks - 1) {  // slot[ranks_max + i]: towards peer i
-        served = {true, edge_to(args, Movement::gather, lane, peer_at(args, i - second_edge)), ranks_max + i - second_edge};
-    }
-    return run_lane(args, Role::reduce, lane, served, [&](Turn const& turn) {
+MYELON_DEVICE void reduce_role(AllReduceArgs const& args) {
+    auto const serves = [&](u32 lane, u32 i) -> Served {
+        if (i < args.ranks - 1) {  // slot[rank]: what that rank sent
+            u32 const peer = peer_at(args, i);
+            return {true, edge_from(args, Movement::scatter, lane, peer), peer};
+        }
+        u32 const index = i - second_edge;  // slot[ranks_max + index]: towards peer number index
+        if (index >= args.ranks - 1) return {};
+        return {true, edge_to(args, Movement::gather, lane, peer_at(args, index)), ranks_max + index};
+    };
+    run_role(args, Role::reduce, serves, [&](Turn const& turn) {
         // Eight vectors a mover in flight; four where sixteen accumulators, or the comparisons of eight, take
         // the registers.
         constexpr u32 bytes = sizeof(typename E::Unit);
@@ -247,12 +266,13 @@ MYELON_DEVICE bool reduce_role(AllReduceArgs const& args, u32 lane) {
 }
 
 template <typename Unit>
-MYELON_DEVICE bool gather_role(AllReduceArgs const& args, u32 lane) {
+MYELON_DEVICE void gather_role(AllReduceArgs const& args) {
     Payload<Unit> const output(args.output, args.bytes);
-    Served served = {};
-    u32 const i = thread_index() - mover_count();
-    if (i < args.ranks - 1) served = {true, edge_from(args, Movement::gather, lane, peer_at(args, i)), i};
-    return run_lane(args, Role::gather, lane, served, [&](Turn const& turn) {
+    auto const serves = [&](u32 lane, u32 i) -> Served {
+        if (i >= args.ranks - 1) return {};
+        return {true, edge_from(args, Movement::gather, lane, peer_at(args, i)), i};
+    };
+    run_role(args, Role::gather, serves, [&](Turn const& turn) {
         auto const load = [&](u32 peer, u32 vector, u64) { return load_slot(turn.slot[peer] + vector); };
         if (output.whole_to(turn.chunk.end)) {
             auto const store = [&](u32, u32, u64 at, vec16 const& value) { output.store_whole(at, value); };
@@ -264,14 +284,6 @@ MYELON_DEVICE bool gather_role(AllReduceArgs const& args, u32 lane) {
     });
 }
 
-// Serves the lanes of this block in ascending order, as every rank does.
-template <typename Serve>
-MYELON_DEVICE void for_lanes(AllReduceArgs const& args, Serve serve) {
-    for (u32 lane = block_index() % args.workers; lane < args.lanes; lane += args.workers) {
-        if (!serve(lane)) return;
-    }
-}
-
 template <typename E, typename Op>
 MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
     using Unit = typename E::Unit;
@@ -280,9 +292,9 @@ MYELON_DEVICE void all_reduce(AllReduceArgs const& args) {
             // Not where this rank has given up before: a peer that still waits by packets in an earlier call would take
             // the number of this one for its own call's.
             if (block_index() == 0 && thread_index() == 0 && may_say_call(args)) say_call(args);
-            return for_lanes(args, [&](u32 lane) { return scatter_role<Unit>(args, lane); });
-        case Role::reduce: return for_lanes(args, [&](u32 lane) { return reduce_role<E, Op>(args, lane); });
-        case Role::gather: return for_lanes(args, [&](u32 lane) { return gather_role<Unit>(args, lane); });
+            return scatter_role<Unit>(args);
+        case Role::reduce: return reduce_role<E, Op>(args);
+        case Role::gather: return gather_role<Unit>(args);
     }
 }
 

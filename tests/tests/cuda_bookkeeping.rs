@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use myelon_collectives::{
     Backend, Builder, CallWord, Communicator, DataType, DeviceStream, Error, ErrorKind, Graph, RecordPlace,
@@ -58,6 +59,12 @@ fn graphs_and_calls_of_joined_ranks_are_counted_once() {
 fn joined_pair() -> Result<Vec<Communicator>, Error> {
     let builder = Communicator::builder().backend(Backend::Cuda).windows(true).record(RecordPlace::None);
     conformance::join([0, 1].map(|device| builder.clone().devices(vec![device])).into())
+}
+
+/// They are seen to be complete all the same, and what they have waited.
+#[test]
+fn calls_that_nobody_waits_for_are_recorded() {
+    scenario("calls_that_nobody_waits_for_are_recorded", &[], Some(2), nobody_waits);
 }
 
 #[test]
@@ -226,6 +233,9 @@ fn nine_calls(rank: &mut Communicator, region: &Region) -> (Graph, Stream) {
 fn recorded(page: &Page) {
     assert_eq!((page.count(Count::CallsMade), page.count(Count::CallsDone)), (CALLS, CALLS));
     assert_eq!((page.count(Count::BytesMade), page.count(Count::BytesDone)), (CALLS * 400, CALLS * 400));
+    // What the fake's kernels tell of each call.
+    let waits = [Count::PollsData, Count::PollsCredit, Count::LongestNs, Count::WaitedDataNs];
+    assert_eq!(waits.map(|count| page.count(count)), [1024 * CALLS, 2048 * CALLS, 5000, 0]);
     let calls = page.calls();
     // A launch of a graph is one row, here of two calls.
     let graphs = |row: &&Row| row.flags & Row::GRAPH != 0;
@@ -239,6 +249,29 @@ fn recorded(page: &Page) {
         assert_eq!(row.number, next);
         next += row.calls;
     }
+}
+
+fn nobody_waits() {
+    let records = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("records-{}", std::process::id()));
+    let builder = Communicator::builder().backend(Backend::Cuda).ranks(2).record(&records);
+    let mut ranks = builder.build().unwrap();
+    let regions: Vec<Region> = ranks.iter().map(|rank| rank.region(400).unwrap()).collect();
+    for (rank, region) in ranks.iter_mut().zip(&regions) {
+        let stream = rank.stream().clone();
+        call(rank, region, &stream).unwrap();
+    }
+    let folder = Folder::existing(&records).unwrap().unwrap();
+    let start = Instant::now();
+    let counts = [Count::CallsDone, Count::BytesDone, Count::PollsData, Count::PollsCredit, Count::LongestNs];
+    let told = |page: &Page| counts.map(|count| page.count(count));
+    while !folder.pages().unwrap().iter().all(|page| told(page) == [1, 400, 1024, 2048, 5000]) {
+        let seen: Vec<_> = folder.pages().unwrap().iter().map(told).collect();
+        assert!(start.elapsed() < Duration::from_secs(20), "{seen:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(folder.pages().unwrap()[0].calls()[0].state(), State::Done);
+    drop((regions, ranks));
+    std::fs::remove_dir_all(&records).unwrap();
 }
 
 fn run(open: impl FnOnce(Builder) -> Result<Vec<Communicator>, Error>) {
@@ -257,7 +290,7 @@ fn run(open: impl FnOnce(Builder) -> Result<Vec<Communicator>, Error>) {
     folder.pages().unwrap().iter().for_each(recorded);
     drop(ranks.pop());
     // Among processes that is a message.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     // Two more calls than the dropped rank has made.
     let error = graphs[0].0.launch(&graphs[0].1).unwrap_err();
     assert_eq!(error, Error::PeerGone { rank: 0, peer: 1, calls: CALLS + 2, completed: CALLS });

@@ -41,16 +41,20 @@ Columns:
   pid, rank     process, and which rank of how many; ranks of one communicator
                 stand together
   where         host or cuda
-  calls         calls complete; on GPUs those that somebody has waited for
+  calls         calls complete; on GPUs a quarter of a second late, but for those
+                that somebody has waited for
   moved         payload of these calls at this rank, in 1e9 bytes
   rate          the same a second, since the last look
   data, credit  share of the time since the last look that was spent waiting for
                 what peers send, and for room to send to them; host ranks only,
                 and waits too short to look at the clock (64 polls) are left out
+  polls         since the start, for data and for credit, in thousands (k),
+                millions (M), ...; on GPUs of all threads, by 1024 and of waits
+                of half a millisecond or more
   longest       the longest wait since the start
   late, failed  calls that were warned of because they waited long; errors
   now           the call that runs and since when; 'made' is one that waits for
-                its turn (on GPUs: that nobody has waited for)
+                its turn (on GPUs: one not seen complete)
 
 Examples:
   Watch
@@ -210,8 +214,19 @@ fn line(page: &Page, before: Before, now: Before) -> Line {
 fn table(lines: &[Line]) -> Vec<String> {
     let mut table = vec![
         format!(
-            "#{:>8} {:>7} {:>5}{:>11}{:>10}{:>9}{:>6}{:>7}{:>9}{:>5}{:>7}  now",
-            "pid", "rank", "where", "calls", "moved", "rate", "data", "credit", "longest", "late", "failed"
+            "#{:>8} {:>7} {:>5}{:>11}{:>10}{:>9}{:>6}{:>7}{:>12}{:>9}{:>5}{:>7}  now",
+            "pid",
+            "rank",
+            "where",
+            "calls",
+            "moved",
+            "rate",
+            "data",
+            "credit",
+            "polls",
+            "longest",
+            "late",
+            "failed"
         ),
         format!(
             "#{:>8} {:>7} {:>5}{:>11}{:>10}{:>9}{:>6}{:>7}",
@@ -232,7 +247,7 @@ fn table(lines: &[Line]) -> Vec<String> {
             failed.if_supports_color(Stream::Stdout, |text| text.red()).to_string()
         };
         table.push(format!(
-            " {:>8} {:>7} {:>5}{:>11}{:>10.3}{:>9.3}{:>6}{:>7}{:>9}{:>5}{failed}  {}",
+            " {:>8} {:>7} {:>5}{:>11}{:>10.3}{:>9.3}{:>6}{:>7}{:>12}{:>9}{:>5}{failed}  {}",
             line.pid,
             format!("{}/{}", line.rank, line.ranks),
             line.backend,
@@ -241,12 +256,26 @@ fn table(lines: &[Line]) -> Vec<String> {
             line.rate_gbps,
             share(line.waiting_data_percent),
             share(line.waiting_credit_percent),
+            format!("{}/{}", short(line.polls_data), short(line.polls_credit)),
             span((line.longest_wait_us * 1e3) as u64),
             line.late,
             now(line),
         ));
     }
     table
+}
+
+/// A number in at most four characters and its unit.
+fn short(number: u64) -> String {
+    let units = ["", "k", "M", "G", "T", "P", "E"];
+    let place = (0..units.len()).find(|&place| number < 1000u64.saturating_pow(place as u32 + 1));
+    let place = place.unwrap_or(units.len() - 1);
+    let part = number as f64 / 1000f64.powi(place as i32);
+    if place == 0 || part >= 10.0 {
+        format!("{}{}", part as u64, units[place])
+    } else {
+        format!("{:.1}{}", (part * 10.0).floor() / 10.0, units[place])
+    }
 }
 
 /// What a rank does now, in words.
@@ -306,11 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_short() {
+        let numbers = [0, 999, 1000, 9999, 10_000, 999_999, 1_234_567, u64::MAX];
+        let shown = numbers.map(short);
+        assert_eq!(shown, ["0", "999", "1.0k", "9.9k", "10k", "999k", "1.2M", "18E"]);
+    }
+
+    #[test]
     fn columns_stand_under_their_names() {
         let lines = table(&[told(Backend::Host)]);
         let end = |text: &str, part: &str| text.find(part).map(|at| at + part.len());
         assert_eq!(end(&lines[0], "rank"), end(&lines[2], "0/2"));
         assert_eq!(end(&lines[0], "moved"), end(&lines[2], "1.074"));
+        assert_eq!(end(&lines[0], "polls"), end(&lines[2], " 1/0"));
         assert_eq!(end(&lines[0], "longest"), end(&lines[2], "2.0 ms"));
         assert_eq!(lines[0].find("now"), lines[2].find("running"));
     }

@@ -189,6 +189,18 @@ impl RankRecord {
         }
     }
 
+    /// Calls that are recorded as complete; all there may be, where nothing is recorded.
+    pub fn calls_done(&self) -> u64 {
+        self.recorder.as_ref().map_or(u64::MAX, Recorder::calls_done)
+    }
+
+    /// All calls up to now have waited so much.
+    pub fn waited_in_all(&self, waits: &Waits) {
+        if let Some(recorder) = &self.recorder {
+            recorder.waited_in_all(waits);
+        }
+    }
+
     /// The communicator has failed, and with it the call that `was_begun`, if one was.
     pub fn failed(&self, error: &Error, was_begun: bool) {
         if let Some(recorder) = &self.recorder {

@@ -70,6 +70,7 @@ const REQUIRED: &[&str] = &[
     "cuStreamQuery",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuThreadExchangeStreamCaptureMode",
 ];
 
 /// Where containers mount the driver without telling the loader.

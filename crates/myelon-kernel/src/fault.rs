@@ -1,15 +1,16 @@
-//! The page through which a kernel tells the host why it gave up.
+//! The page through which kernels tell the host why they gave up, and for how long they have waited.
 
 use crate::device::Device;
 use crate::driver::call;
 use crate::error::KernelError;
 use cudarc::driver::sys;
-use myelon_ring::words::{Fault, LINE};
+use myelon_ring::words::{Fault, HostPage, WaitCounts};
 use std::fmt;
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Host memory with one [`Fault`] in it, which the kernels of one rank write and the host reads.
+/// Host memory with one [`HostPage`] in it, which the kernels of one rank write and the host reads.
 ///
 /// Pinned, mapped for every GPU, and cached on the host, so that looking at it costs a host load and no
 /// driver call. Dropping it may wait for kernels that still run.
@@ -26,9 +27,7 @@ unsafe impl Sync for FaultPage {}
 
 /// One page of the host.
 const BYTES: usize = 4096;
-/// Where the abort word lies: a line of its own behind the fault.
-const ABORT_OFFSET: usize = LINE;
-const _: () = assert!(size_of::<Fault>() <= ABORT_OFFSET && ABORT_OFFSET + 8 <= BYTES);
+const _: () = assert!(size_of::<HostPage>() <= BYTES);
 
 impl FaultPage {
     /// A cleared page for the kernels of `device`.
@@ -55,14 +54,14 @@ impl FaultPage {
         &self.device
     }
 
-    /// The address of the [`Fault`] for kernels of the GPU, as in `AllReduceArgs::fault`.
+    /// The address of the [`HostPage`] for kernels of the GPU, as in `AllReduceArgs::fault`.
     pub fn address(&self) -> u64 {
         self.address
     }
 
     /// The address of the word that [`FaultPage::raise_abort`] raises, as in `AllReduceArgs::host_abort`.
     pub fn abort_address(&self) -> u64 {
-        self.address + ABORT_OFFSET as u64
+        self.address + offset_of!(HostPage, abort) as u64
     }
 
     /// Makes the kernels that know the page give up, those that run and those that are queued. It is a
@@ -83,7 +82,20 @@ impl FaultPage {
         Some(unsafe { self.fault.read_volatile() })
     }
 
-    /// Forgets the fault and the abort. Only while no kernel that knows the page runs or is queued.
+    /// What the waits of the rank's kernels have polled, as far as they have told it, since the page was made or
+    /// cleared: also while they run, and without a driver call. Where several threads tell it at once, a counter may
+    /// stand where one of the others left it, until the next one tells it.
+    pub fn waits(&self) -> WaitCounts {
+        let count = |offset| self.word(offset_of!(HostPage, waits) + offset).load(Ordering::Relaxed);
+        // ORDER: Relaxed is enough. Each counter is read for itself.
+        WaitCounts {
+            polls_data: count(offset_of!(WaitCounts, polls_data)),
+            polls_credit: count(offset_of!(WaitCounts, polls_credit)),
+            longest_ns: count(offset_of!(WaitCounts, longest_ns)),
+        }
+    }
+
+    /// Forgets the fault, the abort and the counters. Only while no kernel that knows the page runs or is queued.
     pub fn clear(&self) {
         let empty: Fault = bytemuck::Zeroable::zeroed();
         // SAFETY: the page lives and is aligned; volatile because the reader is not only Rust.
@@ -91,11 +103,21 @@ impl FaultPage {
         // ORDER: Release is enough, and a launch orders it once more: kernels queued later see the zeros.
         self.code().store(0, Ordering::Release);
         self.abort_word().store(0, Ordering::Release);
+        for offset in (0..size_of::<WaitCounts>()).step_by(8) {
+            self.word(offset_of!(HostPage, waits) + offset).store(0, Ordering::Release);
+        }
     }
 
     fn abort_word(&self) -> &AtomicU64 {
-        // SAFETY: the word lies in the page, which outlives `self`, and is aligned; all accesses are atomic.
-        unsafe { AtomicU64::from_ptr(self.fault.cast::<u8>().add(ABORT_OFFSET).cast().as_ptr()) }
+        self.word(offset_of!(HostPage, abort))
+    }
+
+    /// The word `offset` bytes from the start of the page.
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset < size_of::<HostPage>());
+        // SAFETY: the word lies in the page, which outlives `self`, and is aligned; all accesses to words behind the
+        // fault are atomic.
+        unsafe { AtomicU64::from_ptr(self.fault.cast::<u8>().add(offset).cast().as_ptr()) }
     }
 
     fn code(&self) -> &AtomicU32 {

@@ -1,7 +1,7 @@
 //! Graphs: work of a stream that is recorded once, by a capture, and replayed by one launch.
 
 use crate::device::Device;
-use crate::driver::call;
+use crate::driver::{call, driver};
 use crate::error::KernelError;
 use crate::shared::{Prepared, StreamUse, Users};
 use crate::stream::DeviceStream;
@@ -24,6 +24,19 @@ thread_local! {
 /// Whether this thread captures a stream.
 pub(crate) fn thread_captures() -> bool {
     CAPTURES.get()
+}
+
+/// Lets this thread, which captures nothing, ask the driver about work whatever other threads capture. A capture by
+/// other means may else forbid it, and be broken by the question.
+///
+/// # Errors
+///
+/// [`KernelError::NoDriver`] and what else finding it reports; [`KernelError::Driver`].
+pub fn leave_captures_alone() -> Result<(), KernelError> {
+    driver()?;
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: `mode` outlives the call, which leaves the mode before there.
+    unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }
 }
 
 /// A stream whose work is recorded and not carried out, until this is ended or dropped.

@@ -59,7 +59,7 @@ mod stream;
 pub use device::{Device, Location};
 pub use error::KernelError;
 pub use fault::FaultPage;
-pub use graph::{Capture, DeviceGraph};
+pub use graph::{Capture, DeviceGraph, leave_captures_alone};
 pub use group::LoneRank;
 pub use image::{AOT, DTYPES, Image, ImageChoice, OPS, sources_hash};
 pub use kernel::{Kernel, Kernels, LaunchShape, Launching};

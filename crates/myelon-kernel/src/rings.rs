@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_lanes::{Algorithm, Inbox, Plan};
-use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault};
+use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, WaitCounts};
 
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::fault::FaultPage;
 use crate::group::Group;
 use crate::image::Image;
 use crate::kernel::{Kernels, LaunchShape, Launching, shared_bytes, threads_fitting};
@@ -110,6 +111,11 @@ impl RankRings {
     /// The record of `rank`'s kernels that gave up, if there is one and the rank is of this process.
     pub fn fault(&self, rank: usize) -> Option<Fault> {
         self.group.fault_page(rank)?.read()
+    }
+
+    /// What the waits of `rank`'s kernels have polled: see [`FaultPage::waits`]. Nothing of a rank of another process.
+    pub fn waits(&self, rank: usize) -> WaitCounts {
+        self.group.fault_page(rank).map(FaultPage::waits).unwrap_or_default()
     }
 
     /// Makes the kernels of all ranks of this process give up, those that run and those that are queued.

@@ -76,6 +76,11 @@ static int recorded(void* stream, struct work work) {
 }
 static void launch_now(struct launch launch) {
     launches++;
+    // The counters of waits in the page: 1024 polls for data a launch, 2048 for credit, and 5000 ns.
+    uint64_t* waits = (uint64_t*)launch.fault + 256 / 8;
+    __atomic_fetch_add(&waits[0], 1024, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&waits[1], 2048, __ATOMIC_RELAXED);
+    __atomic_store_n(&waits[2], 5000, __ATOMIC_RELAXED);
     if (getenv("FAKE_QUIET")) return;
     launch.fault[1] = launch.rank; launch.fault[2] = launch.blocks; launch.fault[3] = launch.threads;
     __atomic_store_n(launch.fault, 1, __ATOMIC_RELEASE);
@@ -249,7 +254,7 @@ result cuModuleGetFunction(void** f, void* m, char const* name) {
 result cuFuncLoad(void* f) { CURRENT; NEED((long)f == FUNCTION); return 0; }
 static int shared_allowed = 48 << 10;
 result cuFuncGetAttribute(int* v, int a, void* f) { CURRENT; NEED((long)f == FUNCTION); *v = a == 0 ? 512 : a == 1 ? 128 : a == 4 ? 100 : 0; return 0; }
-result cuFuncSetAttribute(void* f, int a, int v) { CURRENT; NEED((long)f == FUNCTION && a == 8); if (v > 227 << 10) return 1; NEED(v > shared_allowed); shared_allowed = v; return 0; }
+result cuFuncSetAttribute(void* f, int a, int v) { CURRENT; NEED((long)f == FUNCTION && a == 8); if (v > 227 << 10) return 1; NEED(v >= shared_allowed); shared_allowed = v; return 0; }
 result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads, size_t shared) {
     CURRENT;
     NEED((long)f == FUNCTION && threads >= 1 && threads <= 512 && (int)shared <= shared_allowed);
@@ -281,6 +286,7 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
 }
 
 result cuStreamIsCapturing(void* s, int* status) { CURRENT; NEED(s); *status = capturing && s == captured_stream; return 0; }
+result cuThreadExchangeStreamCaptureMode(int* mode) { NEED(*mode == 1); *mode = 0; return 0; }
 result cuStreamBeginCapture_v2(void* s, int mode) {
     CURRENT; CALL(cuStreamBeginCapture_v2);
     NEED(s && mode == 1 && !capturing);

@@ -11,7 +11,7 @@
 use libtest_mimic::{Arguments, Trial};
 use myelon_kernel::*;
 use myelon_lanes::Algorithm;
-use myelon_ring::words::AllReduceArgs;
+use myelon_ring::words::{AllReduceArgs, WaitCounts};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -298,7 +298,8 @@ fn kernels_load_launch_and_report() {
 
         let stream = DeviceStream::new(&gpus[0]).unwrap();
         let page = FaultPage::new(&gpus[0]).unwrap();
-        assert_eq!(page.read(), None);
+        assert_eq!((page.read(), page.waits()), (None, WaitCounts::default()));
+        leave_captures_alone().unwrap();
         let mut args: AllReduceArgs = bytemuck::Zeroable::zeroed();
         (args.fault, args.rank) = (page.address(), 5);
         let shape = |blocks, threads| LaunchShape { blocks, threads, shared_bytes: 0 };
@@ -317,8 +318,10 @@ fn kernels_load_launch_and_report() {
         launch(&stream, 132, 512).unwrap();
         let fault = page.read().unwrap();
         assert_eq!((fault.code, fault.rank, fault.peer, fault.lane), (1, 5, 132, 512));
+        let waits = WaitCounts { polls_data: 1024, polls_credit: 2048, longest_ns: 5000 };
+        assert_eq!(page.waits(), waits);
         page.clear();
-        assert_eq!(page.read(), None);
+        assert_eq!((page.read(), page.waits()), (None, WaitCounts::default()));
     });
 }
 

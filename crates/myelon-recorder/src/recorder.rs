@@ -229,6 +229,27 @@ impl Recorder {
         self.set(Count::CallsDone, number);
     }
 
+    /// Calls that are known to be complete.
+    pub fn calls_done(&self) -> u64 {
+        self.count(Count::CallsDone)
+    }
+
+    /// What all calls of the rank have waited up to now, as somebody else counts it. For backends that count where they
+    /// run; any thread may say so. What is less than was said before is left.
+    pub fn waited_in_all(&self, waits: &Waits) {
+        let _rare = self.rare();
+        let Waits { polls_data, polls_credit, data_ns, credit_ns, longest_ns } = *waits;
+        for (count, value) in [
+            (Count::PollsData, polls_data),
+            (Count::PollsCredit, polls_credit),
+            (Count::WaitedDataNs, data_ns),
+            (Count::WaitedCreditNs, credit_ns),
+            (Count::LongestNs, longest_ns),
+        ] {
+            self.set(count, value.max(self.count(count)));
+        }
+    }
+
     /// The rank is dropped. A page that is `kept` stays where it is, marked, for as long as nobody
     /// [clears](Folder::clear) it; else its file is removed.
     pub fn close(&self, kept: bool) {

@@ -90,7 +90,7 @@ pub enum Backend {
     /// Threads or processes of the host. Start and end of each call are seen.
     #[default]
     Host = 1,
-    /// GPUs. Calls are seen when they are made, and when somebody has waited for them.
+    /// GPUs. Calls are seen when they are made, and some time after they are complete.
     Cuda = 2,
 }
 
@@ -123,11 +123,11 @@ pub enum Count {
     CallsLate,
     /// Nanoseconds in calls.
     BusyNs,
-    /// Polls that saw no data.
+    /// Polls that saw no data; on GPUs of all threads, in waits that looked at the clock.
     PollsData,
-    /// Polls that saw data, and no credit.
+    /// Polls that saw data, and no credit; on GPUs that saw no credit, likewise.
     PollsCredit,
-    /// Nanoseconds waited for data, in waits that looked at the clock.
+    /// Nanoseconds waited for data, in waits that looked at the clock; 0 on GPUs.
     WaitedDataNs,
     /// Nanoseconds waited for credit, likewise.
     WaitedCreditNs,
@@ -160,7 +160,7 @@ const _: () = assert!((Count::Closed as usize) < RAN_AT && (Count::LongestNs as 
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// It was made, and waits for its turn; or on GPUs nobody has waited for it yet.
+    /// It was made, and waits for its turn; or on GPUs nobody has seen it complete yet.
     #[default]
     Made = 0,
     /// It is being carried out.

@@ -22,6 +22,7 @@ pub struct Inbox {
 /// | part | shape | written by | read by |
 /// |---|---|---|---|
 /// | abort word | one line | anybody who gives up | this rank |
+/// | counters of waits | [`WaitCounts`](crate::words::WaitCounts), in that line | this rank | this rank |
 /// | cursors | `[role][lane]` u64 | this rank, at the end of a call | this rank, at the start of the next |
 /// | epochs | `[lane]` u64 of the [`Inbox`] | this rank, at the end of a call | this rank, at the start of the next |
 /// | gating | `[movement][lane][place]` lines | the consumer, remotely | this rank as producer |
@@ -137,6 +138,11 @@ impl WindowLayout {
 
     fn sequence_bytes(&self) -> usize {
         (self.capacity * size_of::<u64>()).next_multiple_of(LINE)
+    }
+
+    /// Offset of the counters of waits, behind the abort word and what the rank calls.
+    pub fn waits_offset(&self) -> usize {
+        4 * size_of::<u64>()
     }
 
     /// Offset of the cursors.

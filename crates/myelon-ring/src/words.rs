@@ -164,6 +164,45 @@ pub struct Fault {
     pub call_seen: u64,
 }
 
+/// How much the waits of a rank's kernels have polled. Each counter only grows, and is read for itself.
+///
+/// Nothing is counted of a wait that ends before it looks at the clock, nor what it polls behind its last such look.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct WaitCounts {
+    /// Polls that saw no data, of all threads together.
+    pub polls_data: u64,
+    /// Polls that saw no credit, likewise.
+    pub polls_credit: u64,
+    /// The longest wait, in nanoseconds.
+    pub longest_ns: u64,
+}
+
+/// What a rank's kernels and its host tell each other, in host memory that the device writes. [`AllReduceArgs::fault`]
+/// is its address, and each part has lines of its own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct HostPage {
+    /// Why a kernel gave up.
+    pub fault: Fault,
+    /// Zero.
+    pub behind_fault: [u64; 8],
+    /// Not zero once the host wants the kernels to give up: where [`AllReduceArgs::host_abort`] may lead.
+    pub abort: u64,
+    /// Zero.
+    pub behind_abort: [u64; 15],
+    /// What the kernels have told of their counters, which they keep in the first line of the window.
+    pub waits: WaitCounts,
+    /// Zero.
+    pub behind_waits: [u64; 13],
+}
+
+const _: () = assert!(
+    std::mem::offset_of!(HostPage, abort).is_multiple_of(LINE)
+        && std::mem::offset_of!(HostPage, waits).is_multiple_of(LINE)
+        && size_of::<HostPage>().is_multiple_of(LINE)
+);
+
 /// What a thread of the direct kernel has of its block's dynamic shared memory: vectors on their way from the inputs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -189,7 +228,7 @@ pub struct AllReduceArgs {
     pub bytes: u64,
     /// What is called, in one word; ranks that differ find out in the first slot.
     pub call: u64,
-    /// Address of this rank's [`Fault`].
+    /// Address of this rank's [`HostPage`], which begins with the [`Fault`].
     pub fault: u64,
     /// How long a wait may take, in nanoseconds.
     pub deadline_ns: u64,
@@ -263,6 +302,8 @@ shared_layout! {
         code @ 0, rank @ 4, peer @ 8, lane @ 12, waiting_for @ 16, reserved @ 20, needed @ 24,
         seen @ 32, waited_ns @ 40, call @ 48, call_seen @ 56,
     } = 64;
+    WaitCounts { polls_data @ 0, polls_credit @ 8, longest_ns @ 16 } = 24;
+    HostPage { fault @ 0, abort @ 128, waits @ 256 } = 384;
     DirectStage { vectors @ 0 } = 256;
     AllReduceArgs {
         window @ 0, input @ 64, output @ 72, bytes @ 80, call @ 88, fault @ 96, deadline_ns @ 104,

@@ -1,7 +1,9 @@
 //! Ranks whose kernels run on host threads.
 
+use std::mem::offset_of;
+
 use bytemuck::Zeroable;
-use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, LINE, RANKS_MAX};
+use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, HostPage, LINE, RANKS_MAX, WaitCounts};
 use myelon_ring::{Inbox, RingError, WindowLayout};
 
 use crate::ffi;
@@ -126,8 +128,8 @@ pub struct HostRanks {
     layout: WindowLayout,
     shape: Shape,
     windows: Vec<Vec<Line>>,
-    /// Never raised; a kernel looks at it.
-    host_abort: u64,
+    /// What kernels and host tell each other. Its abort word is never raised; a kernel looks at it.
+    pages: Vec<HostPage>,
 }
 
 impl HostRanks {
@@ -148,7 +150,8 @@ impl HostRanks {
             }
             lines
         };
-        Ok(Self { layout, shape, windows: vec![window; shape.ranks], host_abort: 0 })
+        let (windows, pages) = (vec![window; shape.ranks], vec![HostPage::zeroed(); shape.ranks]);
+        Ok(Self { layout, shape, windows, pages })
     }
 
     /// The one parameter that `rank` passes to its kernel, but for the buffers and the fault record.
@@ -201,7 +204,12 @@ impl HostRanks {
         }
     }
 
-    /// Runs one call on all ranks side by side and returns their fault records.
+    /// What `rank`'s kernels have told of their waits, in all calls so far.
+    pub fn waits(&self, rank: usize) -> WaitCounts {
+        self.pages[rank].waits
+    }
+
+    /// Runs one call on all ranks side by side and returns their fault records, of this call alone.
     ///
     /// A rank without a call (`None`) never comes.
     ///
@@ -210,7 +218,7 @@ impl HostRanks {
     /// Where a shape is out of bounds or a kernel's name is unknown: a mistake of the test.
     pub fn run(&mut self, calls: &[Option<KernelCall<'_>>], operands: &mut [Operands<'_>]) -> Vec<Fault> {
         assert_eq!((calls.len(), operands.len()), (self.shape.ranks, self.shape.ranks));
-        let mut faults = vec![Fault::zeroed(); self.shape.ranks];
+        self.pages.iter_mut().for_each(|page| page.fault = Fault::zeroed());
         let mut launches = Vec::new();
         for (rank, call) in calls.iter().enumerate() {
             let Some(call) = call else { continue };
@@ -223,8 +231,9 @@ impl HostRanks {
             let mut args = self.args(rank, call, bytes);
             (args.input, args.output) = (input, output);
             (args.input_at, args.output_at) = ([input; RANKS_MAX], [output; RANKS_MAX]);
-            args.host_abort = (&raw const self.host_abort) as u64;
-            args.fault = (&raw mut faults[rank]) as u64;
+            let page = &raw mut self.pages[rank];
+            args.host_abort = page as u64 + offset_of!(HostPage, abort) as u64;
+            args.fault = page as u64;
             assert!(is_ring || self.carries(call.kernel, bytes), "{bytes} bytes are beyond the inbox");
             let blocks = if is_ring { 3 * call.workers } else { call.lanes };
             launches.push((call.kernel, args, blocks as u32));
@@ -232,7 +241,7 @@ impl HostRanks {
         std::thread::scope(|scope| {
             for (kernel, args, blocks) in &launches {
                 scope.spawn(move || {
-                    // SAFETY: the windows are borrowed exclusively through `self`; operands and faults live
+                    // SAFETY: windows and pages are borrowed exclusively through `self`; they and the operands live
                     // until the scope ends and are touched by the kernels alone. The shapes that bound the
                     // kernel's accesses were asserted above.
                     let known = unsafe { ffi::launch(kernel, args, *blocks, THREADS) };
@@ -240,6 +249,6 @@ impl HostRanks {
                 });
             }
         });
-        faults
+        self.pages.iter().map(|page| page.fault).collect()
     }
 }

@@ -75,6 +75,11 @@ extern "C-unwind" fn myelon_model_exchange(word: *const c_void, value: u64) -> u
 }
 
 #[unsafe(no_mangle)]
+extern "C-unwind" fn myelon_model_tally(total: *const c_void, told: *const c_void, value: u64, step: u64) {
+    with_current(|thread| thread.tally(address(thread, total), address(thread, told), value, step));
+}
+
+#[unsafe(no_mangle)]
 extern "C-unwind" fn myelon_model_after_earlier_work() {
     with_current(Thread::after_earlier_work);
 }

@@ -6,7 +6,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use myelon_ring::Inbox;
-use myelon_ring::words::{Fault, FaultCode, Movement, TRAILER_BYTES};
+use myelon_ring::words::{Fault, FaultCode, Movement, TRAILER_BYTES, WaitCounts};
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
 
 const SUM_I32: KernelCall<'_> = KernelCall {
@@ -132,6 +132,32 @@ fn a_rank_that_never_comes_is_named() {
         assert_eq!((fault.peer, fault.needed, fault.seen), (1, 0, u64::MAX), "{fault:?}");
         assert!(fault.waited_ns >= 500_000_000);
     }
+}
+
+/// What a rank that waits in vain has told of it, by the ring and by packets, for data and for credit.
+#[test]
+fn a_wait_that_lasts_is_counted_as_what_it_is() {
+    const DEADLINE_NS: u64 = 500_000_000;
+    for kernel in ["all_reduce_ring_i32_sum", "all_reduce_one_shot_i32_sum"] {
+        let mut ranks = HostRanks::new(shape(2, 0)).unwrap();
+        let call = KernelCall { kernel, deadline_ns: DEADLINE_NS, ..SUM_I32 };
+        assert_eq!(ranks.waits(0), WaitCounts::default(), "nobody has waited");
+        let faults = run_once(&mut ranks, &[Some(call), None]);
+        assert_eq!(faults[0].code, FaultCode::Stalled as u32, "{faults:?}");
+        let waits = ranks.waits(0);
+        assert!(waits.polls_data >= 32 * 1024 && waits.polls_credit == 0, "{kernel}: {waits:?}");
+        assert!((DEADLINE_NS..10 * DEADLINE_NS).contains(&waits.longest_ns), "{kernel}: {waits:?}");
+        assert_eq!(ranks.waits(1), WaitCounts::default(), "a rank that does not run waits for nobody");
+    }
+    // A lane of more rounds than slots: the scatter role waits for credit, the others for data.
+    let mut ranks = HostRanks::new(shape(2, 0)).unwrap();
+    let call = KernelCall { deadline_ns: DEADLINE_NS, lanes: 1, workers: 1, ..SUM_I32 };
+    let mut buffers = [[1u8; 2 * 32 * 8]; 2];
+    let mut operands: Vec<_> = buffers.iter_mut().map(|buffer| Operands::InPlace(buffer)).collect();
+    let faults = ranks.run(&[Some(call), None], &mut operands);
+    assert_eq!(faults[0].code, FaultCode::Stalled as u32, "{faults:?}");
+    let waits = ranks.waits(0);
+    assert!(waits.polls_data >= 32 * 1024 && waits.polls_credit >= 32 * 1024, "{waits:?}");
 }
 
 #[test]

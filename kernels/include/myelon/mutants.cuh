@@ -58,6 +58,7 @@ namespace myelon {
     X(abort_unseen, "fault/abort.unseen", "waits do not look whether the host wants an end")                           \
     X(calling_unseen, "fault/calling.unseen", "waits do not look whether the peer calls something else")               \
     X(deadline_none, "fault/deadline.none", "waits have no deadline")                                                  \
+    X(waits_alike, "fault/waits.alike", "waits for credit are counted as waits for data")                              \
     X(stage_unwaited, "copies/stage.unwaited", "nobody waits for the copies into a stage")                             \
     X(stage_barrier, "copies/stage.barrier", "the sender does not wait for the other threads' copies")                 \
     X(stage_proxy, "copies/stage.proxy", "no proxy fence between copies into a stage and the bulk copy")               \

@@ -204,6 +204,7 @@ MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingF
     if (*start == 0) *start = now;
     i32 const ahead = static_cast<i32>(flag - static_cast<u32>(turn.epoch));
     Waited waited = {FaultCode::none, turn.epoch, turn.epoch + static_cast<u64>(static_cast<i64>(ahead)), now - *start};
+    count_look(args, what, waited.waited_ns);
     // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
     bool const told_by_host = ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);

@@ -21,10 +21,14 @@
 //   block_words()                          block_words_max u64 that the threads of a block share
 //   ld_relaxed_sys ld_acquire_sys          one u64 that other devices or the host may write; relaxed also a pair64
 //   st_relaxed_sys exchange_relaxed_sys    one u64 that other devices or the host may read; a store also a pair64
+//   add_and_tell<offset, step>(total, page, more)   a statistic: adds to one u64, and where the sum passes a
+//                                          multiple of step leaves it in a page of the host. Orders nothing
+//   raise_and_tell<offset>(total, page, value)   the same with the larger one of the two
 //   fence_acq_rel_sys()                    orders what came before it with what comes after, at system scope
 //   after_earlier_work()                   behind it, all earlier work of the stream is complete; the launch behind
 //                                          this one may be prepared from here on
-//   settled(value)                         an address or a word is computed by here and not behind the next wait
+//   settled(value)                         an address or a word is computed by here and not behind the next wait; what
+//                                          follows from it, not in front of here
 //   load_slot store_slot                   vec16 of a ring slot: bypasses the first-level cache
 //   ld_weak(from) st_weak(to, value)       memory that something else orders: buffers, cursors, the record
 //   read_shared(object) write_shared(to, value)   the same in block_words(): an object that is read from here

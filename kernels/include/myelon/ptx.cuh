@@ -90,6 +90,29 @@ MYELON_DEVICE u64 exchange_relaxed_sys(u64* word, u64 value) {
     return before;
 }
 
+// The sums lie in memory of this GPU: over PCIe not every GPU adds to memory of the host as one access, and none does it
+// fast. A store gets there in either case, and one in many is enough. The offset is the instruction's: an address that
+// had to be added up would be, in front of the wait.
+template <u32 offset>
+MYELON_DEVICE void st_relaxed_sys_at(u64* start, u64 value) {
+    asm volatile("st.relaxed.sys.global.u64 [%0+%2], %1;" ::"l"(start), "l"(value), "n"(offset) : "memory");
+}
+
+template <u32 offset, u64 step>
+MYELON_DEVICE void add_and_tell(u64* total, u64* page, u64 more) {
+    u64 before;
+    asm volatile("atom.add.relaxed.sys.global.u64 %0, [%1], %2;" : "=l"(before) : "l"(total), "l"(more) : "memory");
+    u64 const after = before + more;
+    if (after / step != before / step) st_relaxed_sys_at<offset>(page, after);
+}
+
+template <u32 offset>
+MYELON_DEVICE void raise_and_tell(u64* total, u64* page, u64 value) {
+    u64 before;
+    asm volatile("atom.max.relaxed.sys.global.u64 %0, [%1], %2;" : "=l"(before) : "l"(total), "l"(value) : "memory");
+    if (before < value) st_relaxed_sys_at<offset>(page, value);
+}
+
 MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 
 // SOURCE  PTX ISA, griddepcontrol; CUDA Programming Guide, "Programmatic Dependent Launch".

@@ -57,7 +57,9 @@ MYELON_DEVICE u64 look_at(Awaited const& awaited) {
     return weakened(awaited.unacquired) ? ld_relaxed_sys(awaited.word) : ld_acquire_sys(awaited.word);
 }
 
-MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience) {
+// A wait that lasts calls looked(waited_ns) at each look at the clock.
+template <typename Looked>
+MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience, Looked looked) {
     Waited result = {FaultCode::none, awaited.needed, 0, 0};
     u64 const start = clock_ns();
     // Both loads are under way before either is looked at. Where somebody gave up before, even a word that has
@@ -67,6 +69,7 @@ MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& 
     for (u32 polls = 1; over || !reached(result.seen, awaited.needed); ++polls) {
         if (over || polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
+            if (!over) looked(result.waited_ns);
             bool const told_by_host = ld_relaxed_sys(patience.host_abort) != 0 && !weakened(Mutant::abort_unseen);
             bool const told = ld_relaxed_sys(patience.abort) != 0 || told_by_host;
             bool const late = result.waited_ns > patience.deadline_ns && !weakened(Mutant::deadline_none);

@@ -61,12 +61,15 @@ MYELON_DEVICE bool move(AllReduceArgs const& args, Routes<Kind, most> const& rou
     }
     for (u32 i = share.first; i < longest; i += share.step) {
         auto const at = [&](u32 rank) { return has(rank, i) ? arrival(args, routes, turn, rank, summed + i) : nullptr; };
+        u64 longer = all.longer;  // settled behind the wait: where the pieces begin takes no registers in front of it
         auto const take = [&](u32 rank, Value const& sum) {
-            if (at(rank) != nullptr) store(all.piece_start(rank) + i, sum);
+            Chunk const pieces = {all.start, all.end, all.least, static_cast<u32>(longer)};
+            if (at(rank) != nullptr) store(pieces.piece_start(rank) + i, sum);
         };
         if constexpr (whole) {
             Value of_rank[most];
             if (!receive<Kind, most>(args, turn, any_peer, WaitingFor::sum_packet, at, of_rank)) return false;
+            settled(longer);
 #pragma unroll
             for (u32 rank = 0; rank < most; ++rank) take(rank, of_rank[rank]);
         } else {

@@ -13,6 +13,29 @@ MYELON_DEVICE u64* recorded_word(AllReduceArgs const& args) { return abort_word(
 MYELON_DEVICE u64* calling_word(AllReduceArgs const& args, u32 rank) { return abort_word(args, rank) + 2; }
 MYELON_DEVICE u64* call_word(AllReduceArgs const& args, u32 rank) { return abort_word(args, rank) + 3; }
 
+// Behind them in that line: what this rank's waits have polled. Statistics, which order nothing and decide nothing.
+MYELON_DEVICE WaitCounts* wait_counts(AllReduceArgs const& args) {
+    return reinterpret_cast<WaitCounts*>(abort_word(args, args.rank) + 4);
+}
+static_assert(4 * sizeof(u64) + sizeof(WaitCounts) <= line_bytes, "the first line of a window is enough");
+
+// A wait that lasts has polled polls_a_look times since its last look, or its first poll. What it polls behind its last
+// look is left out, and so is a wait that never looks: a call that takes a microsecond or two has no time for it. The
+// host is told of one look in 32, and of every wait that is longer than all before.
+MYELON_DEVICE void count_look(AllReduceArgs const& args, WaitingFor what, u64 waited_ns) {
+    constexpr u32 told = __builtin_offsetof(HostPage, waits);
+    constexpr u64 step = u64(32) * polls_a_look;
+    WaitCounts* const total = wait_counts(args);
+    u64* const page = reinterpret_cast<u64*>(args.fault);
+    bool const for_credit = what == WaitingFor::scatter_credit || what == WaitingFor::gather_credit;
+    if (for_credit && !weakened(Mutant::waits_alike)) {
+        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_credit), step>(&total->polls_credit, page, polls_a_look);
+    } else {
+        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_data), step>(&total->polls_data, page, polls_a_look);
+    }
+    raise_and_tell<told + __builtin_offsetof(WaitCounts, longest_ns)>(&total->longest_ns, page, waited_ns);
+}
+
 // The number of a call is above this bit of what a rank calls, and a checksum of it below.
 constexpr u32 calls_shift = 48;
 
@@ -153,7 +176,8 @@ MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u6
 
 // Waits until the edge is ready for `sequence`, or gives up.
 MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
-    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what != WaitingFor::scatter_slot));
+    auto const looked = [&](u64 waited_ns) { count_look(args, edge.what, waited_ns); };
+    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what != WaitingFor::scatter_slot), looked);
     u64 call_seen = 0;
     if (waited.code == FaultCode::none) {
         if (!is_possible(waited.seen, sequence)) waited.code = FaultCode::protocol;

@@ -34,6 +34,19 @@ struct Fault {
     u64 needed, seen, waited_ns, call, call_seen;
 };
 
+struct WaitCounts {
+    u64 polls_data, polls_credit, longest_ns;
+};
+
+struct HostPage {
+    Fault fault;
+    u64 behind_fault[8];
+    u64 abort;
+    u64 behind_abort[15];
+    WaitCounts waits;
+    u64 behind_waits[13];
+};
+
 struct DirectStage {
     vec16 vectors[16];
 };
@@ -56,6 +69,9 @@ struct AllReduceArgs {
     X(Fault, code, 0) X(Fault, rank, 4) X(Fault, peer, 8) X(Fault, lane, 12) X(Fault, waiting_for, 16)   \
     X(Fault, reserved, 20) X(Fault, needed, 24) X(Fault, seen, 32) X(Fault, waited_ns, 40)               \
     X(Fault, call, 48) X(Fault, call_seen, 56) S(Fault, 64)                                              \
+    X(WaitCounts, polls_data, 0) X(WaitCounts, polls_credit, 8) X(WaitCounts, longest_ns, 16)            \
+    S(WaitCounts, 24)                                                                                    \
+    X(HostPage, fault, 0) X(HostPage, abort, 128) X(HostPage, waits, 256) S(HostPage, 384)               \
     X(DirectStage, vectors, 0) S(DirectStage, 256)                                                       \
     X(AllReduceArgs, window, 0) X(AllReduceArgs, input, 64) X(AllReduceArgs, output, 72)                 \
     X(AllReduceArgs, bytes, 80) X(AllReduceArgs, call, 88) X(AllReduceArgs, fault, 96)                   \

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::errors::error_of;
+use super::follow::Following;
 use super::offers::Offers;
 use super::{CudaRank, Member, Shared, THREADS, image_choice, layout, machine, origin, resident_blocks};
 use crate::backend::{Backend, RankBackend};
@@ -118,6 +119,7 @@ pub(crate) fn join(
         deadline: config.deadline(),
         blocks_max,
         windows: config.windows,
+        following: Some(Following::begin(shared.clone(), rank)),
         shared,
         _watch: Some(watch),
     };

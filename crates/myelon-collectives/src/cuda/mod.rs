@@ -2,6 +2,7 @@
 //! memory, by the kernels of `myelon-kernel`.
 
 mod errors;
+mod follow;
 mod graph;
 mod join;
 mod memory;
@@ -24,6 +25,7 @@ use myelon_ring::words::FaultCode;
 use myelon_ring::{Inbox, WindowLayout};
 
 use self::errors::{error_of, fault_error};
+use self::follow::Following;
 pub(crate) use self::join::{join, own_device};
 use self::memory::CudaMemory;
 use self::offers::Offers;
@@ -96,6 +98,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             deadline: config.deadline(),
             blocks_max,
             windows: config.windows,
+            following: Some(Following::begin(shared.clone(), rank)),
             shared: shared.clone(),
             _watch: None,
         })
@@ -203,12 +206,17 @@ impl Shared {
         if let Some(first) = self.group.first_error() {
             return Some(first.clone());
         }
+        self.fault().map(|why| self.group.poison(why).clone())
+    }
+
+    /// The first that a kernel recorded, so far.
+    fn fault(&self) -> Option<Error> {
         // Those who were told to stop know nothing; whoever told them has recorded why before. A rank that
         // calls on after a stall may look like one that disagrees, so a disagreement comes last.
         let faults = self.members.iter().filter_map(|member| member.rings.fault(member.rings.rank()));
         let why = faults.filter(|fault| fault.code != FaultCode::Aborted as u32);
         let why = why.min_by_key(|fault| fault.code == FaultCode::Disagreement as u32);
-        why.map(|fault| self.group.poison(fault_error(&fault)).clone())
+        why.map(|fault| fault_error(&fault))
     }
 
     /// The error that ended the calls of `rank`, once they are done. Where a rank in another process told its kernels to
@@ -250,6 +258,10 @@ impl Shared {
 }
 
 impl Watched for Shared {
+    fn look(&self, rank: usize) {
+        self.tell_waits(rank);
+    }
+
     fn late(&self, rank: usize, call: u64, waited: Duration) {
         if self.group.has_processes() {
             // Who is late does not answer sooner, and who answers does so at once.
@@ -274,6 +286,8 @@ struct CudaRank {
     blocks_max: u32,
     /// Every buffer of every call is a window.
     windows: bool,
+    /// `None` only while it is dropped.
+    following: Option<Following>,
     shared: Arc<Shared>,
     /// Sees what happens to the peers, where they are other processes.
     _watch: Option<Watch>,
@@ -416,6 +430,7 @@ impl RankBackend for CudaRank {
 
 impl Drop for CudaRank {
     fn drop(&mut self) {
+        drop(self.following.take());
         let group = &self.shared.group;
         let idle = self.shared.last_call(self.rank).as_ref().is_none_or(StreamUse::is_done);
         if idle && self.shared.first_error().is_none() {

@@ -108,6 +108,9 @@ impl Queue for CudaQueue {
         let task_error = self.task_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // ORDER: Relaxed is enough, as above.
         let _ = self.last_call.compare_exchange(last_call, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if last_call != 0 {
+            self.shared.tell_waits(self.rank);
+        }
         let call_error = if last_call == 0 { None } else { self.shared.why_ended(self.rank) };
         if call_error.is_none() {
             // Calls are chained over streams: the earlier ones are complete too.

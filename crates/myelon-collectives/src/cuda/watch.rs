@@ -1,4 +1,5 @@
-//! Threads that wait in the driver can't say that they wait long, so one thread of the process does it for them.
+//! Threads that wait in the driver can't say that they wait long, nor for what, so one thread of the process does it for
+//! them. It never calls the driver, which may keep a caller for as long as a call hangs.
 //!
 //! It costs a wait two short locks. The thread looks at the waits that are under way a few times a second, and
 //! sleeps for good while there are none.
@@ -8,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Who is told that a wait is late.
 pub(super) trait Watched: Send + Sync {
+    /// `rank` still waits. Said at every look.
+    fn look(&self, rank: usize);
+
     /// `rank` has waited for `waited` for its calls up to number `call` to complete. Said once a wait.
     fn late(&self, rank: usize, call: u64, waited: Duration);
 }
@@ -24,6 +28,7 @@ struct Entry {
     call: u64,
     since: Instant,
     late_after: Duration,
+    was_late: bool,
 }
 
 #[derive(Default)]
@@ -60,7 +65,8 @@ impl Waiting {
         let mut waits = watch.lock();
         let id = waits.next_id;
         waits.next_id += 1;
-        waits.under_way.push(Entry { id, watched, rank, call, since: Instant::now(), late_after });
+        let (since, was_late) = (Instant::now(), false);
+        waits.under_way.push(Entry { id, watched, rank, call, since, late_after, was_late });
         if waits.sleeps {
             watch.woken.notify_one();
         }
@@ -71,7 +77,6 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some((watch, id)) = self.0 {
-            // Whoever was told is not among them any more.
             watch.lock().under_way.retain(|entry| entry.id != id);
         }
     }
@@ -96,11 +101,18 @@ impl Watch {
                 waits.sleeps = false;
                 idle = 0;
             }
-            let is_late = |entry: &mut Entry| entry.since.elapsed() >= entry.late_after;
-            let late: Vec<Entry> = waits.under_way.extract_if(.., is_late).collect();
+            let mut late = Vec::new();
+            for entry in &mut waits.under_way {
+                entry.watched.look(entry.rank);
+                let waited = entry.since.elapsed();
+                if !entry.was_late && waited >= entry.late_after {
+                    entry.was_late = true;
+                    late.push((entry.watched.clone(), entry.rank, entry.call, waited));
+                }
+            }
             drop(waits);
-            for entry in late {
-                entry.watched.late(entry.rank, entry.call, entry.since.elapsed());
+            for (watched, rank, call, waited) in late {
+                watched.late(rank, call, waited);
             }
             std::thread::sleep(TICK);
         }
@@ -111,11 +123,15 @@ impl Watch {
 mod tests {
     use super::*;
 
-    /// What was told.
+    /// What was told, and how often each rank was looked at.
     #[derive(Default)]
-    struct Told(Mutex<Vec<(usize, u64, Duration)>>);
+    struct Told(Mutex<Vec<(usize, u64, Duration)>>, Mutex<[u32; 4]>);
 
     impl Watched for Told {
+        fn look(&self, rank: usize) {
+            self.1.lock().unwrap()[rank] += 1;
+        }
+
         fn late(&self, rank: usize, call: u64, waited: Duration) {
             self.0.lock().unwrap().push((rank, call, waited));
         }
@@ -134,6 +150,9 @@ mod tests {
         }
         std::thread::sleep(Duration::from_millis(1000));
         drop((long, patient));
+        let looks = *told.1.lock().unwrap();
+        // Also behind the warning, which comes after 3 looks or 4.
+        assert!(looks[1] > 5 && looks[2] > 5, "{looks:?}");
         let told = told.0.lock().unwrap();
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!((told[0].0, told[0].1), (1, 17));
@@ -151,8 +170,8 @@ mod tests {
         }
         let told = Arc::new(Told::default());
         let since = Instant::now();
-        let entry =
-            Entry { id: 0, watched: told.clone(), rank: 3, call: 1, since, late_after: Duration::ZERO };
+        let (late_after, was_late) = (Duration::ZERO, false);
+        let entry = Entry { id: 0, watched: told.clone(), rank: 3, call: 1, since, late_after, was_late };
         watch.lock().under_way.push(entry);
         watch.woken.notify_one();
         while told.0.lock().unwrap().is_empty() {

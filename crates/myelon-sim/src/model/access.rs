@@ -113,6 +113,21 @@ impl Core {
         before
     }
 
+    /// Counts a statistic: see [`Thread::tally`](super::Thread::tally). Nobody waits for it, so it wakes nobody, is no
+    /// progress, and releases nothing.
+    pub(super) fn tally(&mut self, id: ThreadId, total: Address, told: Address, value: u64, step: u64) {
+        let Some(word) = self.word(id, total, Scope::System, Kind::StrongWrite) else { return };
+        let before = self.memory.words[word as usize].stores.back().expect("a word has a store").value;
+        let after = if step == 0 { before.max(value) } else { before.wrapping_add(value) };
+        let tells = if step == 0 { after > before } else { after / step != before / step };
+        for at in [Some(total), tells.then_some(told)].into_iter().flatten() {
+            let Some(word) = self.word(id, at, Scope::System, Kind::StrongWrite) else { return };
+            let _ = self.memory.poke(at, &after.to_le_bytes());
+            let number = self.memory.words[word as usize].push(Store { value: after, released: None });
+            self.threads[id as usize].view.raise_seen(word, number);
+        }
+    }
+
     fn push(&mut self, id: ThreadId, at: Address, word: u32, store: Store) {
         let _ = self.memory.poke(at, &store.value.to_le_bytes());
         let number = self.memory.words[word as usize].push(store);

@@ -104,6 +104,12 @@ impl Thread {
         self.step(|core| core.exchange(self.id, at, value))
     }
 
+    /// Adds `value` to the statistic at `total`, and leaves the sum at `told` where it passes a multiple of `step`; or
+    /// with a step of 0 raises it to `value`, and leaves that there. No step of the thread: nobody acts on it.
+    pub fn tally(&self, total: Address, told: Address, value: u64, step: u64) {
+        self.quietly(|core| core.tally(self.id, total, told, value, step));
+    }
+
     /// An acquire and release fence at system scope.
     pub fn fence(&self) {
         self.step(|core| core.fence(self.id));

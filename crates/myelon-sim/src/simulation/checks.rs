@@ -69,6 +69,7 @@ fn ownership(seen: &Seen) -> Verdict {
         Spot::Abort | Spot::Packet(_) | Spot::Cell(_) | Spot::Epoch(_) => return Ok(()),
         Spot::Calling | Spot::Call => (seen.window, "what it calls".into()),
         Spot::Recorded => (seen.window, "the recorded word".into()),
+        Spot::Waits => (seen.window, "a counter of waits".into()),
         Spot::Cursor(role, lane) => (seen.window, format!("the cursor of {role:?} in lane {lane}")),
         Spot::Gating(ring) => (ring.destination as usize, format!("the gating word of the {ring}")),
         Spot::Sequence(ring, slot) => {

@@ -1,10 +1,11 @@
 //! What a run is made of: windows, buffers and records in a world, and what each is to people and checkers.
 
 use std::cell::{Cell, RefCell};
+use std::mem::offset_of;
 use std::rc::Rc;
 
 use myelon_ring::WindowLayout;
-use myelon_ring::words::HEADERS;
+use myelon_ring::words::{HEADERS, HostPage};
 
 use super::case::{Call, Case};
 use super::inputs;
@@ -37,10 +38,11 @@ pub(super) struct Setting {
 impl Setting {
     /// The name of memory that is no window.
     pub(super) fn other_name(&self, at: Address) -> String {
-        for (what, list) in [("record", &self.faults), ("host's abort word", &self.host_aborts)] {
-            if let Some(rank) = list.iter().position(|start| start.segment() == at.segment()) {
-                return format!("the {what} of rank {rank}");
-            }
+        if let Some(rank) = self.faults.iter().position(|start| start.segment() == at.segment()) {
+            let parts =
+                [(offset_of!(HostPage, abort), "record"), (offset_of!(HostPage, waits), "host's abort word")];
+            let part = parts.into_iter().find(|(end, _)| at.offset() < *end);
+            return format!("the {} of rank {rank}", part.map_or("told counters", |(_, what)| what));
         }
         for (number, of_call) in self.buffers.iter().enumerate() {
             for (rank, buffers) in of_call.iter().enumerate() {
@@ -65,10 +67,10 @@ pub(super) fn furnish(world: &mut World, case: &Case, layout: &WindowLayout, ran
         world.set(window, bytemuck::cast_slice(&words));
         windows.push(window);
     }
-    let line =
-        |world: &mut World, name: &str, rank: usize| world.memory(format!("{name} of rank {rank}"), 128, 4);
-    let faults = (0..ranks).map(|rank| line(world, "record", rank)).collect();
-    let host_aborts = (0..ranks).map(|rank| line(world, "host's abort word", rank)).collect();
+    let page = size_of::<HostPage>();
+    let faults: Vec<Address> =
+        (0..ranks).map(|rank| world.memory(format!("host's page of rank {rank}"), page, 4)).collect();
+    let host_aborts = faults.iter().map(|page| page.plus(offset_of!(HostPage, abort))).collect();
     let mut buffers = Vec::new();
     for (number, call) in case.calls.iter().enumerate() {
         let size = call.element_bytes();

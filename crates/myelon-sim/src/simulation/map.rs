@@ -1,7 +1,7 @@
 //! What each word of a window is: so that checkers and people see rings and not addresses.
 
 use myelon_ring::WindowLayout;
-use myelon_ring::words::{HEADERS, Movement, RANKS_MAX, Role};
+use myelon_ring::words::{HEADERS, Movement, RANKS_MAX, Role, WaitCounts};
 
 use crate::launch::Shape;
 use crate::model::Address;
@@ -105,6 +105,8 @@ pub enum Spot {
     Calling,
     /// The call word of what it calls.
     Call,
+    /// One of the counters of what it has waited.
+    Waits,
     /// The number of the next call by packets, for a lane.
     Epoch(u8),
     /// One of the inbox.
@@ -138,6 +140,7 @@ impl Map {
         let mut spots = vec![vec![Spot::Padding; layout.bytes().div_ceil(8)]; shape.ranks];
         for window in &mut spots {
             window[..4].copy_from_slice(&[Spot::Abort, Spot::Recorded, Spot::Calling, Spot::Call]);
+            window[layout.waits_offset() / 8..][..size_of::<WaitCounts>() / 8].fill(Spot::Waits);
             for lane in 0..shape.inbox.lanes {
                 window[layout.epoch_offset() / 8 + lane] = Spot::Epoch(lane as u8);
             }

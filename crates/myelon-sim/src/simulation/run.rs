@@ -263,7 +263,8 @@ pub(super) fn run(case: &Case, seed: u64, mutant: Mutant, reference: Reference, 
     let result = world.run().and_then(|ended| {
         let outcomes = outcomes(&ended, &setting);
         let verdict = verdict::judge(case, &setting, &outcomes, reference)
-            .and_then(|()| verdict::at_rest(case, &layout, &setting, &ended));
+            .and_then(|()| verdict::at_rest(case, &layout, &setting, &ended))
+            .and_then(|()| verdict::counted(&setting, &layout, &outcomes[0], &ended));
         let failed = |violation: Violation| Failure { violation, step: ended.steps(), trace: ended.trace() };
         match verdict {
             Ok(()) => Ok(ended),

@@ -185,6 +185,7 @@ impl Names<'_> {
             Some((rank, Spot::Recorded)) => format!("the recorded word of rank {rank}"),
             Some((rank, Spot::Calling)) => format!("the calling word of rank {rank}"),
             Some((rank, Spot::Call)) => format!("the call word of rank {rank}"),
+            Some((rank, Spot::Waits)) => format!("a counter of waits of rank {rank}"),
             Some((rank, Spot::Epoch(lane))) => format!("the epoch of rank {rank}, lane {lane}"),
             Some((_, Spot::Packet(packet))) => format!("the {packet}"),
             Some((_, Spot::Cell(cell))) => format!("the {cell}"),

@@ -1,7 +1,9 @@
 //! What must be true when a run is over: results, records, and words at rest.
 
+use std::mem::offset_of;
+
 use myelon_ring::WindowLayout;
-use myelon_ring::words::{FaultCode, MARK, Movement, RANKS_MAX, Role};
+use myelon_ring::words::{FaultCode, HostPage, MARK, Movement, RANKS_MAX, Role, WaitCounts, WaitingFor};
 
 use super::case::{Case, Mishap};
 use super::furnish::Setting;
@@ -16,7 +18,10 @@ const PROTOCOL: u32 = FaultCode::Protocol as u32;
 const ABORTED: u32 = FaultCode::Aborted as u32;
 
 /// The names of the checkers here, as violations carry them.
-pub(super) const NAMES: [&str; 6] = ["payload", "bits", "input", "record", "rest", "scrub"];
+pub(super) const NAMES: [&str; 7] = ["payload", "bits", "input", "record", "rest", "scrub", "waits"];
+
+/// Polls of which the host is told at once; `count_look` in `kernels/include/myelon/window.cuh` has the same number.
+const POLLS_TOLD: u64 = 32 * 2;
 
 /// Results against the reference, the same bits on all ranks, and records that say what went wrong.
 pub(super) fn judge(
@@ -120,6 +125,37 @@ fn records(case: &Case, codes: &[u32], outcomes: &[Outcome]) -> Result<(), Viola
             must(codes[rank] == PROTOCOL, "a word beyond what can be must be a fault of the protocol")
         }
     }
+}
+
+/// F8: whoever waited in vain has counted it, as what it was, and the host was told.
+pub(super) fn counted(
+    setting: &Setting,
+    layout: &WindowLayout,
+    outcomes: &[Outcome],
+    ended: &Ended,
+) -> Result<(), Violation> {
+    let counts = |at: Address| -> WaitCounts {
+        bytemuck::pod_read_unaligned(&ended.bytes(at, size_of::<WaitCounts>()))
+    };
+    for (rank, Outcome { fault, .. }) in outcomes.iter().enumerate() {
+        let counted = counts(setting.windows[rank].plus(layout.waits_offset()));
+        let told = counts(setting.faults[rank].plus(offset_of!(HostPage, waits)));
+        let steps = |polls: u64| polls / POLLS_TOLD;
+        let is_told = told.longest_ns == counted.longest_ns
+            && [(told.polls_data, counted.polls_data), (told.polls_credit, counted.polls_credit)]
+                .iter()
+                .all(|&(told, counted)| told <= counted && steps(told) == steps(counted));
+        let for_credit = [WaitingFor::ScatterCredit, WaitingFor::GatherCredit]
+            .iter()
+            .any(|&credit| fault.waiting_for == credit as u32);
+        let polls = if for_credit { counted.polls_credit } else { counted.polls_data };
+        let is_counted = fault.code != STALLED || (polls > 0 && counted.longest_ns >= fault.waited_ns);
+        if !is_told || !is_counted {
+            let message = format!("rank {rank} has counted {counted:?} and told {told:?} before {fault:?}");
+            return Err(Violation::new("waits", message));
+        }
+    }
+    Ok(())
 }
 
 /// R7, R9, P5, P6: behind calls that went well every slot is returned, every cursor stands where its rings do, every
