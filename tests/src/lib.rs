@@ -4,7 +4,10 @@
 
 pub mod conformance;
 pub mod data;
+pub mod fake;
 pub mod gpus;
+pub mod registration;
+pub mod tensors;
 
 /// The README, so that its example is compiled and run.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Arguments, Trial};
 use myelon_collectives::{Backend, Communicator};
-use myelon_tests::{conformance, gpus};
+use myelon_tests::{conformance, gpus, registration};
 
 /// Calls of a test with random calls, and about half of the largest count in them.
 const BUDGET: usize = 16_000;
@@ -38,6 +38,14 @@ fn main() {
         gpus::capture_beside_a_waiting_peer(count);
         Ok(())
     }));
+    for (name, joined) in
+        [("registered_memory_is_summed", false), ("registered_memory_is_summed_joined", true)]
+    {
+        trials.push(Trial::test(name, move || {
+            registration::sums_are_exact(count, joined);
+            Ok(())
+        }));
+    }
     let mut arguments = Arguments::from_args();
     // Two communicators at once on a GPU could each hold the multiprocessors that the other one needs.
     arguments.test_threads = Some(1);

@@ -8,8 +8,7 @@
 //! The driver is that of the tests of `myelon-kernel`. It is found by name, in a process of its own. Where there
 //! is no C compiler, or not Linux, the test says that it was skipped.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use myelon_collectives::{
@@ -17,28 +16,7 @@ use myelon_collectives::{
     ReduceOp, Region, Stream,
 };
 use myelon_recorder::{Count, Folder, Page, Row, State};
-use myelon_tests::conformance;
-
-const INSIDE: &str = "MYELON_TESTS_FAKE_CUDA";
-
-/// The folder with the fake libraries, or why there is none.
-fn libraries(name: &str) -> Result<PathBuf, String> {
-    if !cfg!(target_os = "linux") {
-        return Err("LD_LIBRARY_PATH, which leads to the fake, is Linux's".into());
-    }
-    let folder =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let source = folder.join("fake_cuda.c");
-    std::fs::write(&source, include_str!("../../crates/myelon-kernel/tests/fake_cuda.c")).unwrap();
-    let library = folder.join("libcuda.so.1");
-    let mut cc = Command::new("cc");
-    let output = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
-    let output = output.map_err(|error| format!("the C compiler cc does not run: {error}"))?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::copy(&library, folder.join("libnvrtc.so")).unwrap();
-    Ok(folder)
-}
+use myelon_tests::{conformance, fake};
 
 #[test]
 fn graphs_and_calls_are_counted_once() {
@@ -153,37 +131,8 @@ fn a_rank_whose_memory_is_short_says_so_and_harms_nothing() {
     });
 }
 
-/// Runs the test that has this name in a process with the fake driver and `settings`, where it makes so many `launches`;
-/// in that process itself, runs `body`.
 fn scenario(name: &str, settings: &[(&str, &str)], launches: Option<u64>, body: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let folder = match libraries(name) {
-        Ok(folder) => folder,
-        Err(because) => return eprintln!("SKIPPED: {name}, because {because}"),
-    };
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", name, "--nocapture", "--test-threads=1"]);
-    child
-        .env(INSIDE, "1")
-        .env("FAKE_QUIET", "1")
-        .env("FAKE_ONE_MODEL", "1")
-        .envs(settings.iter().copied())
-        .env("LD_LIBRARY_PATH", &folder);
-    let output = child.env("MYELON_CACHE_DIR", folder.join("cache")).output().unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
-    let printed = [output.stdout.as_slice(), output.stderr.as_slice()].map(String::from_utf8_lossy).concat();
-    assert!(output.status.success(), "{printed}");
-    let seen = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok());
-    let alive = printed.lines().filter(|line| line.contains("ALIVE"));
-    let last = alive.max_by_key(|line| seen(line)).expect("the fake was found");
-    // Kernels stay loaded, and pinned pages are used again.
-    assert!(last.contains("streams 0 events 0 pages 0 reserved 0 mapped 0"), "{printed}");
-    assert!(last.contains("graphs 0 execs 0"), "{printed}");
-    if launches.is_some() {
-        assert_eq!(seen(last), launches, "{printed}");
-    }
+    fake::scenario(name, Path::new(env!("CARGO_TARGET_TMPDIR")), settings, launches, body);
 }
 
 /// Calls that each of the two ranks makes.

@@ -118,10 +118,21 @@ pub(crate) trait RankBackend: Send {
     ) -> Result<Launch, Error>;
     /// What it records.
     fn record(&self) -> &RankRecord;
+    /// Makes the rank's next registration: of `region`, which is of this place. Returns the region that is registered,
+    /// and what comes of it. Waits for no peer's registration.
+    fn register(&self, region: &Region) -> Result<(Region, Arc<dyn Agreement>), Error>;
+    /// Whether one of `regions` was registered with this communicator and has to be staged. Waits for the agreement.
+    fn is_staged(&self, regions: [&Region; 2]) -> Result<bool, Error>;
     /// The GPU; none on the host.
     fn device(&self) -> Option<&Device>;
     /// A CUDA stream of somebody else, which is of this rank's GPU.
     fn adopt_stream(&self, stream: DeviceStream) -> Arc<dyn Queue>;
+}
+
+/// What ranks agree on when they register memory.
+pub(crate) trait Agreement: Send + Sync {
+    /// Waits for it: nothing where all ranks reach it, or why they do not.
+    fn settle(&self) -> Result<Option<String>, Error>;
 }
 
 /// Memory of a backend.

@@ -142,9 +142,10 @@ impl Builder {
     }
 
     /// Promises that every buffer of every call is memory that this communicator's ranks allocated
-    /// ([`Communicator::buffer`], [`Communicator::region`]), so that data may go from buffer to buffer without
-    /// staging: faster for middle sizes. The same on all ranks. Calls with other memory are then refused. Not
-    /// promised if not said; the host has no use for it.
+    /// ([`Communicator::buffer`], [`Communicator::region`]) or registered ([`Communicator::register`]), so that data may go
+    /// from buffer to buffer without staging: faster for middle sizes. The same on all ranks. Calls with other memory are
+    /// then refused; calls with registered memory that could not be shared are staged. Not promised if not said; the host
+    /// has no use for it.
     #[must_use]
     pub fn windows(mut self, windows: bool) -> Self {
         self.config.windows = windows;

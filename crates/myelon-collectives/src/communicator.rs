@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use myelon_kernel::{Device, DeviceStream};
-use myelon_lanes::{Choice, Origin, Plan, Pool, Request, Tuning, Why};
+use myelon_lanes::{Choice, Origin, Plan, Pool, Request, Table, Tuning, Why};
 
 use crate::backend::{Backend, Call, Place, RankBackend};
 use crate::builder::Builder;
@@ -62,17 +62,20 @@ use crate::tuning_file::Tuned;
 pub struct Communicator {
     rank: usize,
     ranks: usize,
-    backend: Box<dyn RankBackend>,
+    pub(crate) backend: Box<dyn RankBackend>,
     reason: String,
     tuning: Tuning,
     tuned: Arc<Tuned>,
     pool: Pool,
     stream: Stream,
     last_launch: Option<Launch>,
-    /// What earlier calls were planned to be, by bytes of the payload and of an element: a call of the same size
-    /// again is not planned again.
-    choices: Vec<(u64, u32, Choice)>,
+    /// What earlier calls were planned to be: a call of the same size again is not planned again.
+    choices: Vec<(Size, Choice)>,
 }
+
+/// What a plan follows from: bytes of the payload and of an element, and whether memory is staged in spite of the promise
+/// that all is windows.
+type Size = (u64, u32, bool);
 
 /// So many sizes are remembered.
 const CHOICES_MAX: usize = 64;
@@ -357,6 +360,7 @@ impl Communicator {
     /// * [`Error::WrongBackend`], [`Error::WrongDevice`] if a region or the stream is elsewhere; on GPUs also
     ///   [`Error::InvalidArgument`] for a stream of another communicator or rank.
     /// * [`Error::Plan`], [`Error::NotResident`] if what is forced or given as a tuning can't be had.
+    /// * Those of [`crate::Registered::settle`] if a region is registered.
     ///
     /// [`Error::Driver`] if the launch fails; nothing is written, but the peers' calls can't complete, so the
     /// communicator is poisoned.
@@ -382,7 +386,9 @@ impl Communicator {
         place.check("output", output.place())?;
         let count = check_regions(input, output, dtype, op)?;
 
-        let choice = self.choose(dtype, count)?;
+        // Without the promise nothing is planned for windows.
+        let staged = self.tuning.has_windows() && self.backend.is_staged([input, output])?;
+        let choice = self.choose(dtype, count, staged)?;
         let word = CallWord::all_reduce(dtype, op, count, choice.plan.word().into())?;
         let launch = self.backend.all_reduce(&Call { word, dtype, op, choice }, input, output, stream)?;
         tracing::debug!(
@@ -404,18 +410,35 @@ impl Communicator {
         Ok(())
     }
 
-    fn choose(&mut self, dtype: DataType, count: u64) -> Result<Choice, Error> {
+    fn choose(&mut self, dtype: DataType, count: u64, staged: bool) -> Result<Choice, Error> {
         let element_bytes = dtype.bytes() as u32;
-        let size = (count * u64::from(element_bytes), element_bytes);
-        if let Some((_, _, choice)) = self.choices.iter().find(|known| (known.0, known.1) == size) {
+        let size = (count * u64::from(element_bytes), element_bytes, staged);
+        if let Some((_, choice)) = self.choices.iter().find(|known| known.0 == size) {
             return Ok(choice.clone());
         }
-        let choice = self.explain(dtype, count)?;
+        let choice = if staged {
+            self.plan(&self.staged_tuning()?, dtype, count)?
+        } else {
+            self.plan(&self.tuning, dtype, count)?
+        };
         if self.choices.len() == CHOICES_MAX {
             self.choices.clear();
         }
-        self.choices.push((size.0, size.1, choice.clone()));
+        self.choices.push((size, choice.clone()));
         Ok(choice)
+    }
+
+    /// What plans calls with memory that not all ranks reach, in the rings that are there: the rows of the table for such
+    /// memory may ask for others, and then give way to the rule.
+    fn staged_tuning(&self) -> Result<Tuning, Error> {
+        let followed = self.tuning.clone().windows(false);
+        let plain = followed.clone().table(Table::default());
+        for tuning in [followed, plain] {
+            if self.pool.holds(&tuning.pool(self.ranks as u32)?) {
+                return Ok(tuning);
+            }
+        }
+        Err(Error::invalid("memory that is staged", "a plan that fits the rings", self.pool))
     }
 
     /// What a call of `count` elements of `dtype` would launch, why, and what else was possible.
@@ -436,10 +459,14 @@ impl Communicator {
     /// # Ok::<(), myelon_collectives::Error>(())
     /// ```
     pub fn explain(&self, dtype: DataType, count: u64) -> Result<Choice, Error> {
+        self.plan(&self.tuning, dtype, count)
+    }
+
+    fn plan(&self, tuning: &Tuning, dtype: DataType, count: u64) -> Result<Choice, Error> {
         check_count(count)?;
         let element_bytes = dtype.bytes() as u32;
         let bytes = count * u64::from(element_bytes);
-        Ok(self.tuning.plan(&Request {
+        Ok(tuning.plan(&Request {
             ranks: self.ranks as u32,
             bytes,
             element_bytes,

@@ -159,6 +159,40 @@ pub enum Error {
         /// What `peer` calls.
         peer_call: CallWord,
     },
+    /// Two ranks made different registrations: in another order, or of other memory. Nothing has been enqueued.
+    #[error(
+        "rank {rank} registers {bytes} bytes as its number {number}, but rank {peer} registers {peer_bytes} bytes"
+    )]
+    RegistrationsDiffer {
+        /// The number of the registration, from 0.
+        number: u64,
+        /// A rank.
+        rank: usize,
+        /// What it registers.
+        bytes: u64,
+        /// A rank that registers something else.
+        peer: usize,
+        /// What that one registers.
+        peer_bytes: u64,
+    },
+    /// `rank` has made a registration that `peer` has not made. Nothing has been enqueued, and the communicator is as it
+    /// was: the registration may still be made.
+    #[error(
+        "rank {rank} waited {waited_us} us for registration {number} of rank {peer}{}",
+        if *is_dropped { ", which was dropped" } else { ", which has not made it" }
+    )]
+    Unregistered {
+        /// The rank that waited.
+        rank: usize,
+        /// The rank it waited for.
+        peer: usize,
+        /// The number of the registration, from 0.
+        number: u64,
+        /// How long it waited, in microseconds.
+        waited_us: u64,
+        /// Whether `peer` was dropped, so that it never will.
+        is_dropped: bool,
+    },
     /// `rank` gave up waiting for `peer`. Buffers are unspecified; the communicator is poisoned.
     #[error(
         "rank {rank} waited {waited_us} us for rank {peer} in {call}: lane {lane}, {}: needed {needed}, saw {seen}",
@@ -308,11 +342,11 @@ pub enum ErrorKind {
     /// [`Error::UnknownSetting`], [`Error::Setting`], [`Error::TuningFile`], and [`Error::Meeting`] where the
     /// environment says no rank, or one that can't be.
     Settings,
-    /// [`Error::Disagreement`].
+    /// [`Error::Disagreement`] and [`Error::RegistrationsDiffer`].
     Disagreement,
-    /// [`Error::Stalled`].
+    /// [`Error::Stalled`], and [`Error::Unregistered`] of a rank that may still register.
     Stalled,
-    /// [`Error::PeerGone`].
+    /// [`Error::PeerGone`], and [`Error::Unregistered`] of a rank that was dropped.
     PeerGone,
     /// [`Error::PeerDead`], and [`Error::Meeting`] where a peer died in it.
     PeerDead,
@@ -358,9 +392,9 @@ impl Error {
             Self::UnknownSetting { .. } | Self::Setting { .. } | Self::TuningFile { .. } => {
                 ErrorKind::Settings
             }
-            Self::Disagreement { .. } => ErrorKind::Disagreement,
-            Self::Stalled { .. } => ErrorKind::Stalled,
-            Self::PeerGone { .. } => ErrorKind::PeerGone,
+            Self::Disagreement { .. } | Self::RegistrationsDiffer { .. } => ErrorKind::Disagreement,
+            Self::Stalled { .. } | Self::Unregistered { is_dropped: false, .. } => ErrorKind::Stalled,
+            Self::PeerGone { .. } | Self::Unregistered { .. } => ErrorKind::PeerGone,
             Self::PeerDead { .. } => ErrorKind::PeerDead,
             Self::PeerFailed { .. } => ErrorKind::PeerFailed,
             Self::Meeting(error) => match error {

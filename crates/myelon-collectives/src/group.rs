@@ -151,6 +151,11 @@ impl Group {
         ranks[rank].made.max(ranks[rank].told)
     }
 
+    /// Whether `rank` was dropped.
+    pub fn is_dropped(&self, rank: usize) -> bool {
+        self.lock()[rank].dropped
+    }
+
     /// Whether the other ranks are other processes.
     pub fn has_processes(&self) -> bool {
         self.peers.is_some()

@@ -6,6 +6,7 @@
 //! | what exactly is computed? | [`mod@reference`] |
 //! | how do I choose host or GPUs, ranks, a deadline? | [`Builder`], [`Settings`] |
 //! | how do I run one process a rank? | [`Communicator::from_env`], [`Builder::join`], [`Process`] |
+//! | how do I bring memory of somebody else? | [`Region::device_owned`], [`Communicator::register`] |
 //! | how do I record calls and make them again? | [`Stream::capture`], [`Graph`] |
 //! | what was launched, and why? | [`Communicator::last_launch`], [`Communicator::explain`] |
 //! | which measured tuning is followed? | [`TuningFile`], [`Communicator::table_reason`] |
@@ -50,6 +51,7 @@ mod memory;
 mod op;
 mod record;
 pub mod reference;
+mod registration;
 mod settings;
 mod stream;
 mod told;
@@ -64,11 +66,12 @@ pub use dtype::{DataType, Element};
 pub use error::{Error, ErrorKind};
 pub use graph::Graph;
 pub use memory::{Buffer, Region};
-pub use myelon_kernel::{Device, DeviceSpan, DeviceStream};
+pub use myelon_kernel::{Device, DeviceSpan, DeviceStream, ForeignMemory};
 pub use myelon_meet::{Launcher, MeetError, Process, Secret};
 pub use myelon_ring::words::WaitingFor;
 pub use op::ReduceOp;
 pub use record::RecordPlace;
+pub use registration::{Registered, Sharing};
 pub use settings::{Kernels, Settings};
 pub use stream::{Mark, Stream};
 pub use tuning_file::TuningFile;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use myelon_kernel::DeviceSpan;
+use myelon_kernel::{DeviceSpan, ForeignMemory};
 use myelon_ring::ForeignBytes;
 
 use crate::backend::{Memory, Place};
@@ -83,6 +83,18 @@ impl Region {
     /// on it.
     pub fn device_foreign(span: DeviceSpan) -> Self {
         cuda::foreign_region(span)
+    }
+
+    /// Device memory that somebody else allocated, for the CUDA backend, with the value that keeps it: that is dropped
+    /// when the last region of the memory is, and nothing that was enqueued uses it any more, on any rank. So it may be
+    /// dropped at any time, and it may be registered: [`crate::Communicator::register`].
+    ///
+    /// What keeps it is dropped by whatever thread finds it unused. Where that frees memory by a call which waits for the GPU,
+    /// as `cudaFree` does, it waits for calls that other ranks still have to join.
+    ///
+    /// [`ForeignMemory::new`] is the unsafe step, and says what is promised.
+    pub fn device_owned(memory: ForeignMemory) -> Self {
+        cuda::owned_region(memory)
     }
 
     /// Length in bytes.

@@ -39,8 +39,8 @@ pub(crate) enum Note {
     Why,
     /// So many calls it has made.
     Made(u64),
-    /// The peers may map memory of its GPU, so many bytes, by the descriptor that goes along.
-    Offered { number: u64, bytes: usize },
+    /// The peers may map memory of its GPU; descriptors go along where they need some.
+    Offered { number: u64, how: How },
     /// That was mapped there by the teller.
     Reached { number: u64, address: u64 },
     /// It can't be mapped by the teller.
@@ -49,6 +49,37 @@ pub(crate) enum Note {
     Left { numbers: Vec<u64> },
     /// They are not mapped any more, or will not be soon.
     Forgotten,
+    /// The teller has closed these, which their owner had to keep for that.
+    Closed { numbers: Vec<u64> },
+    /// The teller has made these registrations.
+    Registered { said: Vec<Said> },
+    /// The teller has heard that.
+    Noted,
+}
+
+/// What memory is mapped by.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum How {
+    /// A descriptor for each of these numbers of bytes, one behind the other.
+    Pages(Vec<usize>),
+    /// What the driver knows a plain allocation by, 64 bytes.
+    Allocation { handle: Vec<u8>, bytes: usize },
+}
+
+/// What a rank says of a registration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    /// Its number, from 0, in the order of the rank.
+    pub number: u64,
+    pub part: Part,
+}
+
+/// A rank's part in a registration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub bytes: u64,
+    /// Why not all ranks reach it.
+    pub refusal: Option<String>,
 }
 
 impl Note {

@@ -63,6 +63,12 @@ pub enum KernelError {
         /// The GPU.
         ordinal: usize,
     },
+    /// Memory of somebody else that ranks on other GPUs, or in other processes, cannot map.
+    #[error("{reason}")]
+    NotShareable {
+        /// Why not.
+        reason: String,
+    },
     /// One GPU cannot reach the memory of another.
     #[error("GPU {from} cannot access the memory of GPU {to}")]
     NoPeerAccess {

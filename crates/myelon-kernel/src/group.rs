@@ -1,7 +1,7 @@
 //! What the ranks of a communicator share: their windows, and how each reaches the memory of the others.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use myelon_ring::WindowLayout;
 use myelon_ring::words::RANKS_MAX;
@@ -15,7 +15,7 @@ use crate::memory::DeviceMemory;
 use crate::operand::Operand;
 use crate::peer::PeerMemory;
 use crate::rings::RankRings;
-use crate::shared::{SharedMemory, Users};
+use crate::shared::{Farewell, SharedMemory, Users};
 use crate::stream::DeviceStream;
 
 /// What the ranks of this process share. Every rank holds it, so it outlives the first that is dropped.
@@ -55,7 +55,7 @@ struct Import {
     peer: usize,
     /// What the peer calls it.
     number: u64,
-    _memory: PeerMemory,
+    memory: PeerMemory,
 }
 
 /// Pages that no kernel knows any more. They are used again and never freed, because the driver waits for
@@ -149,36 +149,56 @@ impl Group {
     /// `[ranks]` addresses at which each rank reaches `operand`, if all do.
     pub fn addresses_of(&self, operand: &Operand) -> Option<[u64; RANKS_MAX]> {
         operand.reached_at(|memory| match &self.reach {
-            Reach::Devices(devices) => {
-                let reached = devices.iter().all(|device| memory.memory().is_reached_by(device.ordinal()));
-                reached.then(|| [memory.memory().address(); RANKS_MAX])
-            }
-            Reach::Processes => memory.offered_to(&self.users),
+            Reach::Devices(devices) if memory.is_reached_by(devices) => Some([memory.address(); RANKS_MAX]),
+            Reach::Devices(_) | Reach::Processes => memory.offered_to(&self.users),
         })
     }
 
-    /// Maps what `peer` calls `number`, until [`Group::leave`]; returns where.
-    pub fn reach(
-        &self,
-        device: &Device,
-        peer: usize,
-        number: u64,
-        handle: BorrowedFd<'_>,
-        bytes: usize,
-    ) -> Result<u64, KernelError> {
-        let memory = PeerMemory::import(device, handle, bytes)?;
-        let address = memory.address();
-        lock(&self.parts().imports).push(Import { peer, number, _memory: memory });
-        Ok(address)
+    /// Lets all ranks, which are of this process, reach `memory`, which is somebody else's.
+    pub fn share(&self, memory: &SharedMemory) -> Result<(), KernelError> {
+        let Reach::Devices(devices) = &self.reach else {
+            let reason = "the ranks are processes, and get it by its handles".into();
+            return Err(KernelError::NotShareable { reason });
+        };
+        if memory.is_reached_by(devices) {
+            return Ok(());
+        }
+        let mut users: Vec<&Device> = Vec::new();
+        for device in devices {
+            if !users.iter().any(|user| user.ordinal() == device.ordinal()) {
+                users.push(device);
+            }
+        }
+        let (mapped, offset) = memory.map_again(&users)?;
+        let reached_at = OnceLock::from([mapped.address() + offset; RANKS_MAX]);
+        memory.offer(&self.users, Arc::new(reached_at), Box::new(move || drop(mapped)));
+        Ok(())
     }
 
-    /// Unmaps those of `peer` whose number is `wanted`, once nothing that is queued can use them; never waits.
-    pub fn leave(&self, peer: usize, wanted: impl Fn(u64) -> bool) {
+    /// Keeps `memory` of `peer`, which calls it `number`, until [`Group::leave`].
+    pub fn keep(&self, peer: usize, number: u64, memory: PeerMemory) {
+        lock(&self.parts().imports).push(Import { peer, number, memory });
+    }
+
+    /// Unmaps those of `peer` whose number is `wanted`, once nothing that is queued can use them; never waits. `closed` is
+    /// then told those that the peer must keep until then, if there are any.
+    pub fn leave(
+        &self,
+        peer: usize,
+        wanted: impl Fn(u64) -> bool,
+        closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static,
+    ) {
         let left = |import: &mut Import| import.peer == peer && wanted(import.number);
         let left: Vec<Import> = lock(&self.parts().imports).extract_if(.., left).collect();
-        if !left.is_empty() {
-            Users::default().bury(std::slice::from_ref(&self.users), Box::new(left));
+        if left.is_empty() {
+            return;
         }
+        let lent = left.iter().filter(|import| import.memory.is_lent());
+        let lent: Vec<u64> = lent.map(|import| import.number).collect();
+        let farewell =
+            (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
+        // They go first, and then it is said.
+        Users::default().bury(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
     }
 }
 
@@ -283,17 +303,6 @@ impl LoneRank {
             faults.push(fault);
         }
         RankRings::new(rank, device, Group::new(layout, Reach::Processes, windows, faults), kernels, share)
-    }
-}
-
-impl SharedMemory {
-    /// A file descriptor that stands for it, and its size, for [`RankRings::reach`] of the peers.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`DeviceMemory::export`].
-    pub fn export(&self) -> Result<(OwnedFd, usize), KernelError> {
-        Ok((self.memory().export()?, self.memory().mapped_bytes()))
     }
 }
 

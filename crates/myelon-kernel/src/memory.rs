@@ -76,7 +76,7 @@ pub struct DeviceMemory {
     users: Vec<usize>,
 }
 
-pub(crate) struct Pages(sys::CUmemGenericAllocationHandle);
+pub(crate) struct Pages(pub sys::CUmemGenericAllocationHandle);
 
 pub(crate) struct Addresses {
     pub start: u64,
@@ -120,7 +120,7 @@ impl DeviceMemory {
         let _current = device.bind()?;
         let (pages, exportable, mapped) = Pages::create(device, bytes)?;
         let addresses = Addresses::reserve(mapped)?;
-        let mapping = Mapping::new(&addresses, &pages)?;
+        let mapping = Mapping::new(addresses.start, addresses.bytes, &pages)?;
         mapping.allow(&users)?;
         let users = users.iter().map(|user| user.ordinal()).collect();
         Ok(Self { _mapping: mapping, pages, addresses, device: device.clone(), bytes, exportable, users })
@@ -163,16 +163,10 @@ impl DeviceMemory {
     ///
     /// [`KernelError::NotExportable`]; [`KernelError::Driver`].
     pub fn export(&self) -> Result<OwnedFd, KernelError> {
-        const POSIX: sys::CUmemAllocationHandleType =
-            sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
         if !self.exportable {
             return Err(KernelError::NotExportable { ordinal: self.device.ordinal() });
         }
-        let mut fd = -1;
-        // SAFETY: the driver writes an int for handles of this type, and `fd` outlives the call; no flag is defined.
-        unsafe { call!(cuMemExportToShareableHandle((&raw mut fd).cast(), self.pages.0, POSIX, 0)) }?;
-        // SAFETY: the driver has opened it for this call, and nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        self.pages.export()
     }
 
     /// All of it as a span.
@@ -292,6 +286,17 @@ impl Pages {
 }
 
 impl Pages {
+    /// A descriptor that stands for the pages, which were made to have one.
+    pub fn export(&self) -> Result<OwnedFd, KernelError> {
+        const POSIX: sys::CUmemAllocationHandleType =
+            sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+        let mut fd = -1;
+        // SAFETY: the driver writes an int for handles of this type, and `fd` outlives the call; no flag is defined.
+        unsafe { call!(cuMemExportToShareableHandle((&raw mut fd).cast(), self.0, POSIX, 0)) }?;
+        // SAFETY: the driver has opened it for this call, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// The pages that another process's `handle` stands for.
     pub fn import(handle: BorrowedFd<'_>) -> Result<Self, KernelError> {
         const POSIX: sys::CUmemAllocationHandleType =
@@ -323,9 +328,9 @@ impl Mapping {
         unsafe { call!(cuMemSetAccess(self.start, self.bytes, access.as_ptr(), access.len())) }
     }
 
-    pub fn new(addresses: &Addresses, pages: &Pages) -> Result<Self, KernelError> {
-        let (start, bytes) = (addresses.start, addresses.bytes);
-        // SAFETY: the range is reserved, not mapped yet, and as long as the pages.
+    /// Maps `pages`, of `bytes` bytes, at `start`, in addresses that are reserved and free there.
+    pub fn new(start: u64, bytes: usize, pages: &Pages) -> Result<Self, KernelError> {
+        // SAFETY: the range is reserved and not mapped yet; pages of another length are refused by the driver.
         unsafe { call!(cuMemMap(start, bytes, 0, pages.0, 0)) }?;
         Ok(Self { start, bytes })
     }

@@ -28,22 +28,30 @@ pub enum Operand {
 impl Operand {
     /// All of `memory`.
     pub fn shared(memory: SharedMemory) -> Self {
-        let bytes = memory.memory().bytes();
+        let bytes = memory.bytes();
         Self::Shared { memory: Arc::new(memory), start: 0, bytes }
     }
 
     /// Where it starts.
     pub fn address(&self) -> u64 {
         match self {
-            Self::Shared { memory, start, .. } => memory.memory().address() + *start as u64,
+            Self::Shared { memory, start, .. } => memory.address() + *start as u64,
             Self::Foreign(span) => span.address(),
+        }
+    }
+
+    /// How long it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Shared { bytes, .. } => *bytes,
+            Self::Foreign(span) => span.bytes(),
         }
     }
 
     /// Its GPU.
     pub fn ordinal(&self) -> usize {
         match self {
-            Self::Shared { memory, .. } => memory.memory().device().ordinal(),
+            Self::Shared { memory, .. } => memory.device().ordinal(),
             Self::Foreign(span) => span.ordinal(),
         }
     }
@@ -69,7 +77,7 @@ impl Operand {
     ///
     /// # Errors
     ///
-    /// As for [`DeviceMemory::write`].
+    /// As for [`crate::DeviceMemory::write`].
     pub fn write(&self, stream: &DeviceStream, from: &[u8]) -> Result<(), KernelError> {
         let to = self.span()?;
         // SAFETY: `from` and `self` are borrowed until the stream has finished.
@@ -81,7 +89,7 @@ impl Operand {
     ///
     /// # Errors
     ///
-    /// As for [`DeviceMemory::read`].
+    /// As for [`crate::DeviceMemory::read`].
     pub fn read(&self, stream: &DeviceStream, to: &mut [u8]) -> Result<(), KernelError> {
         let from = self.span()?.part(0, to.len())?;
         // SAFETY: `to` and `self` are borrowed until the stream has finished.
@@ -94,7 +102,7 @@ impl Operand {
     ///
     /// # Errors
     ///
-    /// As for [`DeviceMemory::fill`].
+    /// As for [`crate::DeviceMemory::fill`].
     pub fn fill(&self, stream: &Arc<DeviceStream>, byte: u8) -> Result<(), KernelError> {
         let (span, prepared) = (self.span()?, Prepared::new(stream)?);
         let mut kept = stream.kept();
@@ -116,7 +124,7 @@ impl Operand {
 
     pub(crate) fn span(&self) -> Result<DeviceSpan, KernelError> {
         match self {
-            Self::Shared { memory, start, bytes } => memory.memory().whole().part(*start, *bytes),
+            Self::Shared { memory, start, bytes } => memory.whole().part(*start, *bytes),
             Self::Foreign(span) => Ok(*span),
         }
     }

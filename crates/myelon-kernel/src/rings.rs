@@ -1,7 +1,6 @@
 //! The rings of a communicator in device memory, and the safe way to launch a kernel on them.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::image::Image;
 use crate::kernel::{Kernels, LaunchShape, Launching, shared_bytes, threads_fitting};
 use crate::memory::DeviceSpan;
 use crate::operand::Operand;
+use crate::peer::PeerMemory;
 use crate::shared::{Prepared, ReachedAt, SharedMemory, StreamUse};
 use crate::stream::DeviceStream;
 
@@ -123,30 +123,31 @@ impl RankRings {
         self.group.fault_pages().for_each(|page| page.raise_abort());
     }
 
-    /// Maps memory that `peer`, which is another process, calls `number`, until [`RankRings::leave`]. `handle` and `bytes`
-    /// are what [`SharedMemory::export`] gave it. Returns the address at which this rank reaches it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`crate::PeerMemory::import`].
-    pub fn reach(
-        &self,
-        peer: usize,
-        number: u64,
-        handle: BorrowedFd<'_>,
-        bytes: usize,
-    ) -> Result<u64, KernelError> {
-        self.group.reach(&self.device, peer, number, handle, bytes)
+    /// Keeps memory that `peer`, which is another process, calls `number`, until [`RankRings::leave`]. It was mapped for
+    /// this rank's GPU by what [`SharedMemory::export`] gave the peer.
+    pub fn keep(&self, peer: usize, number: u64, memory: PeerMemory) {
+        self.group.keep(peer, number, memory);
     }
 
-    /// Unmaps what `peer` calls by one of `numbers`, once nothing that is queued by now can use it. Never waits.
-    pub fn leave(&self, peer: usize, numbers: &[u64]) {
-        self.group.leave(peer, |number| numbers.contains(&number));
+    /// Unmaps what `peer` calls by one of `numbers`, once nothing that is queued by now can use it. Never waits. `closed` is
+    /// run when that is done, with those numbers, if any, whose memory the peer must keep until then; by any thread.
+    pub fn leave(&self, peer: usize, numbers: &[u64], closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static) {
+        self.group.leave(peer, |number| numbers.contains(&number), closed);
     }
 
     /// The same with all that is `peer`'s, but for its window.
-    pub fn leave_all(&self, peer: usize) {
-        self.group.leave(peer, |_| true);
+    pub fn leave_all(&self, peer: usize, closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static) {
+        self.group.leave(peer, |_| true, closed);
+    }
+
+    /// Lets all ranks, which are of this process, reach `memory`, which somebody else allocated: they do when this
+    /// returns, until `memory` is dropped and nothing that is queued uses it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NotShareable`], which says why; [`KernelError::Driver`]. Nothing stays mapped.
+    pub fn share(&self, memory: &SharedMemory) -> Result<(), KernelError> {
+        self.group.share(memory)
     }
 
     /// The ranks, of which the others are processes, may reach `memory`; all do as soon as `reached_at` says where: rank `r`

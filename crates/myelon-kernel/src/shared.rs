@@ -7,8 +7,11 @@ use myelon_ring::words::RANKS_MAX;
 
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::foreign::{Exported, ForeignMemory, Handles};
 use crate::graph::thread_captures;
-use crate::memory::DeviceMemory;
+use crate::memory::{DeviceMemory, DeviceSpan};
+use crate::operand::Operand;
+use crate::peer::Mapped;
 use crate::stream::{DeviceEvent, DeviceStream};
 
 /// Work that was queued on a stream: the stream itself where it is ours, and the end of the work where it is
@@ -175,20 +178,27 @@ fn reap() {
     drop(buried);
 }
 
-/// [`DeviceMemory`] that remembers which streams use it: dropping it never waits, and never takes memory
-/// away from work that is queued. What must stay is freed by a later allocation or drop.
+/// Memory that remembers which streams use it: dropping it never waits, and never takes memory away from work that is
+/// queued. What must stay is freed by a later allocation or drop.
 pub struct SharedMemory {
-    memory: Option<DeviceMemory>,
+    /// `None` only while it is dropped.
+    memory: Option<Backing>,
     users: Users,
     /// The users of communicators whose ranks reach it from other GPUs.
     reached: Mutex<Vec<Arc<Users>>>,
     offered: OnceLock<Offer>,
 }
 
+/// What a [`SharedMemory`] is.
+enum Backing {
+    Ours(DeviceMemory),
+    Theirs(ForeignMemory),
+}
+
 /// Where ranks that are other processes reach a memory: `[ranks]` addresses, once all have said.
 pub type ReachedAt = Arc<OnceLock<[u64; RANKS_MAX]>>;
 
-/// What ranks that are other processes were told of a memory.
+/// What the ranks of a communicator were told of a memory that they know by addresses of their own.
 struct Offer {
     /// The users of the communicator.
     group: Arc<Users>,
@@ -197,7 +207,7 @@ struct Offer {
 }
 
 /// Is run when it is dropped.
-struct Farewell(Option<Box<dyn FnOnce() + Send + Sync>>);
+pub(crate) struct Farewell(pub Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
@@ -218,13 +228,108 @@ impl SharedMemory {
             return Err(KernelError::Captured { what: "an allocation" });
         }
         reap();
-        let memory = Some(DeviceMemory::allocate(device, bytes, peers)?);
-        Ok(Self { memory, users: Users::default(), reached: Mutex::default(), offered: OnceLock::new() })
+        Ok(Self::new(Backing::Ours(DeviceMemory::allocate(device, bytes, peers)?)))
     }
 
-    /// The memory itself. [`SharedMemory::used_by`] must be told of the work that is queued on it.
-    pub fn memory(&self) -> &DeviceMemory {
+    /// Memory of somebody else. Its owner is dropped when no queued work uses it any more.
+    pub fn foreign(memory: ForeignMemory) -> Self {
+        Self::new(Backing::Theirs(memory))
+    }
+
+    /// The bytes of `operand` as memory of its own, to be offered by itself, which keeps what it is a part of. None
+    /// where nothing keeps that.
+    pub fn part_of(operand: &Operand) -> Option<Self> {
+        let Operand::Shared { memory, .. } = operand else { return None };
+        let span = operand.span().ok()?;
+        Some(Self::foreign(ForeignMemory::kept(memory.device(), span, operand.clone())))
+    }
+
+    fn new(backing: Backing) -> Self {
+        let (users, reached, offered) = (Users::default(), Mutex::default(), OnceLock::new());
+        Self { memory: Some(backing), users, reached, offered }
+    }
+
+    fn backing(&self) -> &Backing {
         self.memory.as_ref().expect("taken only by drop")
+    }
+
+    /// The GPU whose memory it is.
+    pub fn device(&self) -> &Device {
+        match self.backing() {
+            Backing::Ours(memory) => memory.device(),
+            Backing::Theirs(memory) => memory.device(),
+        }
+    }
+
+    /// Whether somebody else allocated it.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.backing(), Backing::Theirs(_))
+    }
+
+    /// The first address, for its own GPU and process.
+    pub fn address(&self) -> u64 {
+        self.whole().address()
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.whole().bytes()
+    }
+
+    /// All of it. [`SharedMemory::used_by`] must be told of the work that is queued on it.
+    pub(crate) fn whole(&self) -> DeviceSpan {
+        match self.backing() {
+            Backing::Ours(memory) => memory.whole(),
+            Backing::Theirs(memory) => memory.span(),
+        }
+    }
+
+    /// Whether `devices` reach it where its owner does.
+    pub(crate) fn is_reached_by(&self, devices: &[Device]) -> bool {
+        match self.backing() {
+            Backing::Ours(memory) => devices.iter().all(|device| memory.is_reached_by(device.ordinal())),
+            // What others let their GPUs reach is no promise to us.
+            Backing::Theirs(memory) => {
+                devices.iter().all(|device| device.ordinal() == memory.device().ordinal())
+            }
+        }
+    }
+
+    /// Maps it once more for `users`, where it is somebody else's; returns the mapping, and how far in it this memory begins.
+    pub(crate) fn map_again(&self, users: &[&Device]) -> Result<(Mapped, u64), KernelError> {
+        match self.backing() {
+            Backing::Theirs(memory) => memory.map_again(users),
+            Backing::Ours(_) => {
+                let reason = "it was allocated for other GPUs".into();
+                Err(KernelError::NotShareable { reason })
+            }
+        }
+    }
+
+    /// What ranks in other processes need for [`crate::RankRings::reach`].
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NotExportable`] and [`KernelError::NotShareable`], which say why; [`KernelError::Driver`].
+    pub fn export(&self) -> Result<Exported, KernelError> {
+        match self.backing() {
+            Backing::Theirs(memory) => memory.export(),
+            Backing::Ours(memory) => {
+                let handles = Handles::Pages(vec![(memory.export()?, memory.mapped_bytes())]);
+                Ok(Exported { handles, offset: 0 })
+            }
+        }
+    }
+
+    /// As [`DeviceMemory::fill`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DeviceMemory::fill`].
+    pub fn fill(&self, stream: &DeviceStream, byte: u8) -> Result<(), KernelError> {
+        // SAFETY: `self` is borrowed until the stream has finished.
+        unsafe { stream.fill(self.whole(), byte) }?;
+        stream.synchronize()
     }
 
     /// Keeps the memory until the work is done.
@@ -262,14 +367,14 @@ impl SharedMemory {
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         let reached = std::mem::take(&mut *lock(&self.reached));
-        // The farewell comes last, when nobody here uses it any more.
-        self.users.bury(&reached, Box::new((self.memory.take(), self.offered.take())));
+        // The farewell is run when nobody here uses it any more, and before its owner may free it.
+        self.users.bury(&reached, Box::new((self.offered.take(), self.memory.take())));
     }
 }
 
 impl fmt::Debug for SharedMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedMemory({:#x}, {} bytes)", self.memory().address(), self.memory().bytes())
+        write!(f, "SharedMemory({:#x}, {} bytes)", self.address(), self.bytes())
     }
 }
 

@@ -10,7 +10,8 @@
 // Work is done when it is queued. All streams of a GPU are one here, and a capture of it is one that forbids
 // its thread everything that a capture by thread may forbid; what it records is done by each launch.
 //
-// Memory that is exported is known by the number of its file; another mapping of it has bytes of its own.
+// Memory that is exported is known by what is in its file; another mapping of it has bytes of its own. So has a plain
+// allocation that is opened by its handle; to free it while it is open is a breach.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -18,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef int result;
@@ -27,11 +27,17 @@ enum { PAGE = 2 << 20, GPUS = 2, CONTEXTS = 0x1000, MODULE = 0x2000, FUNCTION = 
 
 static __thread int depth;
 static __thread long stack[64];
-static _Atomic int retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches;
+static _Atomic int retained, streams, events, pages, reserved, mapped, allocated, opened, pinned, modules, graphs, execs, launches;
 enum { MANY = 4096 };
-static struct { address start; size_t bytes; int owner, is_mapped, users; } ranges[MANY];
-// What was allocated, and the handles to it.
-static struct { size_t bytes; int owner, handles; ino_t file; } physical[MANY];
+// Addresses that are reserved.
+static struct { address start; size_t bytes; } ranges[MANY];
+// What lies at addresses: pages, a plain allocation, memory of a pool, an allocation that was opened. `of`: its place in physical, or in maps;
+// `times`: how often the allocation is open.
+enum kind { NOTHING, PAGES, PLAIN, POOL, OPENED };
+static struct { enum kind kind; address start; size_t bytes; int owner, users, of, times; } maps[MANY];
+// Pages, how many handles to them there are, how often they are mapped, and what is in their file.
+static struct { size_t bytes; int owner, types, handles, maps; uint64_t stamp; } physical[MANY];
+static uint64_t stamps;
 static int handles[MANY];  // place in physical, plus 1
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 static void unlock(pthread_mutex_t** held) { pthread_mutex_unlock(*held); }
@@ -54,8 +60,8 @@ static result fails(char const* name) {
 #define CALL(name) do { result code = fails(#name); if (code) return code; } while (0)
 
 __attribute__((destructor)) static void report(void) {
-    fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d pinned %d modules %d graphs %d execs %d launches %d\n",
-            depth, retained, streams, events, pages, reserved, mapped, pinned, modules, graphs, execs, launches);
+    fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d allocated %d opened %d pinned %d modules %d graphs %d execs %d launches %d\n",
+            depth, retained, streams, events, pages, reserved, mapped, allocated, opened, pinned, modules, graphs, execs, launches);
 }
 
 // A recorded fill or launch, and the list that the stream, a graph or an executable graph has.
@@ -127,48 +133,71 @@ result cuMemCreate(uint64_t* h, size_t n, struct properties const* p, unsigned l
     if (p->handles && getenv("FAKE_NO_HANDLES")) return 801;
     LOCKED;
     for (int i = 0; i < MANY; ++i)
-        if (!physical[i].handles) { physical[i].bytes = n; physical[i].owner = p->where.id; physical[i].file = 0; return hold(i, h); }
+        if (!physical[i].handles && !physical[i].maps) {
+            physical[i].bytes = n; physical[i].owner = p->where.id; physical[i].types = p->handles; physical[i].stamp = ++stamps;
+            return hold(i, h);
+        }
     return 2;
 }
 static int physical_of(uint64_t h) { NEED(h >= 1 && h <= MANY && handles[h - 1]); return handles[h - 1] - 1; }
 result cuMemRelease(uint64_t h) { LOCKED; physical[physical_of(h)].handles--; handles[h - 1] = 0; pages--; return 0; }
-static ino_t file_of(int fd) { struct stat about; return fstat(fd, &about) ? 0 : about.st_ino; }
 result cuMemExportToShareableHandle(void* out, uint64_t h, int type, unsigned long long flags) {
     CALL(cuMemExportToShareableHandle);
     NEED(type == 1 && flags == 0);
     int fd = memfd_create("fake", MFD_CLOEXEC);
     LOCKED;
     int i = physical_of(h);
-    NEED(fd >= 0 && !physical[i].file);
-    physical[i].file = file_of(fd);
+    NEED(fd >= 0 && physical[i].types == 1 && write(fd, &physical[i].stamp, 8) == 8);
     *(int*)out = fd;
     return 0;
 }
 result cuMemImportFromShareableHandle(uint64_t* h, void* handle, int type) {
     CURRENT; CALL(cuMemImportFromShareableHandle); EAGER;
     NEED(type == 1);
-    ino_t file = file_of((int)(long)handle);
+    uint64_t stamp = 0;
+    if (pread((int)(long)handle, &stamp, 8, 0) != 8) return 1;
     LOCKED;
     for (int i = 0; i < MANY; ++i)
-        if (file && physical[i].handles && physical[i].file == file) return hold(i, h);
+        if ((physical[i].handles || physical[i].maps) && physical[i].stamp == stamp) return hold(i, h);
     return 1;
+}
+result cuMemGetAllocationPropertiesFromHandle(struct properties* p, uint64_t h) {
+    LOCKED;
+    int i = physical_of(h);
+    *p = (struct properties){.type = 1, .handles = physical[i].types, .where = {1, physical[i].owner}};
+    return 0;
 }
 result cuMemAddressReserve(address* a, size_t n, size_t align, address wish, unsigned long long flags) {
     CALL(cuMemAddressReserve);
-    NEED(n % PAGE == 0 && align % PAGE == 0 && wish == 0 && flags == 0);
+    NEED(n > 0 && n % PAGE == 0 && align % PAGE == 0 && wish == 0 && flags == 0);
     LOCKED;
     for (int i = 0; i < MANY; ++i)
         if (!ranges[i].start) { ranges[i].start = (address)aligned_alloc(PAGE, n); ranges[i].bytes = n; reserved++; *a = ranges[i].start; return 0; }
     return 2;
 }
+#define INSIDE(it, a) ((it).start && (a) >= (it).start && (a) < (it).start + (it).bytes)
 static int range_of(address a) {
-    for (int i = 0; i < MANY; ++i) if (ranges[i].start && a >= ranges[i].start && a < ranges[i].start + ranges[i].bytes) return i;
+    for (int i = 0; i < MANY; ++i) if (INSIDE(ranges[i], a)) return i;
+    return -1;
+}
+static int map_of(address a) {
+    for (int i = 0; i < MANY; ++i) if (maps[i].kind && INSIDE(maps[i], a)) return i;
+    return -1;
+}
+static int new_map(enum kind kind, address start, size_t bytes, int owner, int of) {
+    for (int i = 0; i < MANY; ++i)
+        if (!maps[i].kind) {
+            maps[i].kind = kind; maps[i].start = start; maps[i].bytes = bytes; maps[i].owner = owner; maps[i].users = 0; maps[i].of = of; maps[i].times = 0;
+            return i;
+        }
+    breach("more mappings than the fake has room for");
     return -1;
 }
 result cuMemAddressFree(address a, size_t n) {
     LOCKED;
     int i = range_of(a);
-    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped);
+    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n);
+    for (int k = 0; k < MANY; ++k) NEED(!maps[k].kind || !INSIDE(ranges[i], maps[k].start));
     free((void*)a); ranges[i].start = 0; reserved--;
     return 0;
 }
@@ -176,31 +205,107 @@ result cuMemMap(address a, size_t n, size_t offset, uint64_t h, unsigned long lo
     CALL(cuMemMap);
     LOCKED;
     int i = range_of(a), of = physical_of(h);
-    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && !ranges[i].is_mapped && offset == 0 && flags == 0);
+    NEED(i >= 0 && a + n <= ranges[i].start + ranges[i].bytes && map_of(a) < 0 && map_of(a + n - 1) < 0 && offset == 0 && flags == 0);
     if (physical[of].bytes != n) return 1;
-    ranges[i].is_mapped = 1; ranges[i].owner = physical[of].owner; ranges[i].users = 0; mapped++;
+    new_map(PAGES, a, n, physical[of].owner, of); physical[of].maps++; mapped++;
     return 0;
 }
 result cuMemUnmap(address a, size_t n) {
     LOCKED;
-    int i = range_of(a);
+    int i = map_of(a);
     EAGER;
-    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped);
-    ranges[i].is_mapped = 0; mapped--;
+    NEED(i >= 0 && maps[i].kind == PAGES && maps[i].start == a && maps[i].bytes == n);
+    physical[maps[i].of].maps--; maps[i].kind = NOTHING; mapped--;
     return 0;
 }
 result cuMemSetAccess(address a, size_t n, struct access const* d, size_t count) {
     CALL(cuMemSetAccess);
     LOCKED;
-    int i = range_of(a);
-    NEED(i >= 0 && ranges[i].start == a && ranges[i].bytes == n && ranges[i].is_mapped && count >= 1);
-    for (size_t k = 0; k < count; ++k) { NEED(d[k].where.type == 1 && d[k].flags == 3); ranges[i].users |= 1 << d[k].where.id; }
+    int i = map_of(a);
+    NEED(i >= 0 && maps[i].kind == PAGES && maps[i].start == a && maps[i].bytes == n && count >= 1);
+    for (size_t k = 0; k < count; ++k) { NEED(d[k].where.type == 1 && d[k].flags == 3); maps[i].users |= 1 << d[k].where.id; }
     return 0;
 }
+static int gpu(void) { return (int)(stack[depth - 1] - CONTEXTS); }
 static void reaches(address a, size_t n) {
     LOCKED;
-    int i = range_of(a), gpu = (int)(stack[depth - 1] - CONTEXTS);
-    NEED(i >= 0 && a + n <= ranges[i].start + ranges[i].bytes && (ranges[i].users >> gpu & 1));
+    for (address end = a + n; a < end;) {
+        int i = map_of(a);
+        NEED(i >= 0 && (maps[i].users >> gpu() & 1));
+        a = maps[i].start + maps[i].bytes;
+    }
+}
+// What other libraries allocate by.
+static result allocate(address* a, size_t n, enum kind kind) {
+    NEED(n > 0);
+    LOCKED;
+    int i = new_map(kind, (address)aligned_alloc(512, (n + 511) / 512 * 512), n, gpu(), 0);
+    maps[i].users = 1 << gpu(); allocated++; *a = maps[i].start;
+    return 0;
+}
+static result release(address a, enum kind kind) {
+    LOCKED;
+    int i = map_of(a);
+    NEED(i >= 0 && maps[i].kind == kind && maps[i].start == a && !maps[i].times);
+    free((void*)a); maps[i].kind = NOTHING; allocated--;
+    return 0;
+}
+result cuMemAlloc_v2(address* a, size_t n) { CURRENT; return allocate(a, n, PLAIN); }
+result cuMemFree_v2(address a) { CURRENT; return release(a, PLAIN); }
+result cuMemAllocAsync(address* a, size_t n, void* s) { CURRENT; NEED(s); return allocate(a, n, POOL); }
+result cuMemFreeAsync(address a, void* s) { CURRENT; NEED(s); return release(a, POOL); }
+result cuMemGetAddressRange_v2(address* base, size_t* n, address a) {
+    CURRENT; LOCKED;
+    int i = map_of(a);
+    if (i < 0) return 1;
+    *base = maps[i].start; *n = maps[i].bytes;
+    return 0;
+}
+result cuMemRetainAllocationHandle(uint64_t* h, void* a) {
+    CALL(cuMemRetainAllocationHandle);
+    LOCKED;
+    int i = map_of((address)a);
+    return i < 0 || maps[i].kind != PAGES ? 1 : hold(maps[i].of, h);
+}
+struct handle { uint64_t place, start; char rest[48]; };
+result cuIpcGetMemHandle(struct handle* h, address a) {
+    CURRENT; CALL(cuIpcGetMemHandle); LOCKED;
+    int i = map_of(a);
+    if (i < 0 || maps[i].kind != PLAIN) return 1;
+    NEED(maps[i].start == a);
+    *h = (struct handle){.place = (uint64_t)i, .start = a};
+    return 0;
+}
+result cuIpcOpenMemHandle_v2(address* a, struct handle h, unsigned flags) {
+    CURRENT; CALL(cuIpcOpenMemHandle_v2); EAGER; LOCKED;
+    NEED(flags == 1);
+    if (h.place >= MANY || maps[h.place].kind != PLAIN || maps[h.place].start != h.start) return 1;
+    // The same address again for a GPU that has it open.
+    int i = 0;
+    while (i < MANY && !(maps[i].kind == OPENED && maps[i].of == (int)h.place && maps[i].users == 1 << gpu())) ++i;
+    if (i == MANY) {
+        size_t bytes = maps[h.place].bytes;
+        i = new_map(OPENED, (address)aligned_alloc(512, (bytes + 511) / 512 * 512), bytes, maps[h.place].owner, (int)h.place);
+        maps[i].users = 1 << gpu();
+    }
+    maps[i].times++; maps[h.place].times++; opened++; *a = maps[i].start;
+    return 0;
+}
+result cuIpcCloseMemHandle(address a) {
+    CURRENT; EAGER; LOCKED;
+    int i = map_of(a);
+    NEED(i >= 0 && maps[i].kind == OPENED && maps[i].start == a && (maps[i].users >> gpu() & 1));
+    maps[maps[i].of].times--; opened--;
+    if (--maps[i].times == 0) { free((void*)a); maps[i].kind = NOTHING; }
+    return 0;
+}
+result cuPointerGetAttribute(void* out, int which, address a) {
+    CURRENT; LOCKED;
+    NEED(which == 17);
+    int i = map_of(a);
+    if (i < 0) return 1;
+    *(void**)out = maps[i].kind == POOL ? (void*)0x70 : 0;
+    return 0;
 }
 result cuMemsetD8Async(address a, unsigned char v, size_t n, void* s) {
     CURRENT; NEED(s); reaches(a, n);
@@ -213,9 +318,10 @@ result cuMemcpyDtoDAsync_v2(address a, address b, size_t n, void* s) { CURRENT; 
 result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
     CURRENT; LOCKED;
     NEED(n == 5 && which[0] == 2 && which[1] == 8 && which[2] == 9 && which[3] == 11 && which[4] == 12);
-    int i = range_of(a);
-    *(unsigned*)out[0] = i < 0 ? 0 : 2; *(unsigned*)out[1] = 0; *(int*)out[2] = i < 0 ? -2 : ranges[i].owner;
-    *(address*)out[3] = i < 0 ? 0 : ranges[i].start; *(size_t*)out[4] = i < 0 ? 0 : ranges[i].bytes;
+    int i = map_of(a), r = range_of(a);
+    *(unsigned*)out[0] = i < 0 ? 0 : 2; *(unsigned*)out[1] = 0; *(int*)out[2] = i < 0 ? -2 : maps[i].owner;
+    // Of pages all the addresses that were reserved together, as the driver has it.
+    *(address*)out[3] = i < 0 ? 0 : r < 0 ? maps[i].start : ranges[r].start; *(size_t*)out[4] = i < 0 ? 0 : r < 0 ? maps[i].bytes : ranges[r].bytes;
     return 0;
 }
 
@@ -266,6 +372,12 @@ result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void* f, int threads,
 struct arguments { address window[8], input, output; uint64_t bytes, call; address fault; uint64_t rest[9]; uint32_t rank, ranks, more[12]; address input_at[8], output_at[8]; };
 struct attribute { int id; char pad[4]; union { char pad[64]; int yes; } value; };
 struct config { unsigned grid[3], block[3], shared; void* stream; struct attribute* attributes; unsigned count; };
+// How far an address lies in what was reserved or allocated with it; locked.
+static size_t within(address a) {
+    int r = range_of(a), i = map_of(a);
+    NEED(i >= 0);
+    return a - (r < 0 ? maps[i].start : ranges[r].start);
+}
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
     CURRENT; CALL(cuLaunchKernelEx);
     NEED(sizeof(struct attribute) == 72 && c->count <= 1);
@@ -277,8 +389,9 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
     for (uint32_t r = 0; r < args->ranks; ++r) {
         reaches(args->window[r], 8);
         LOCKED;
-        NEED(!args->input_at[r] || range_of(args->input_at[r]) >= 0);
-        NEED(!args->output_at[r] || range_of(args->output_at[r]) >= 0);
+        // The same place of the same memory, whoever maps it where.
+        NEED(!args->input_at[r] || within(args->input_at[r]) == within(args->input));
+        NEED(!args->output_at[r] || within(args->output_at[r]) == within(args->output));
     }
     struct launch launch = {(uint32_t*)args->fault, args->rank, c->grid[0], c->block[0]};
     if (!recorded(c->stream, (struct work){.launch = launch})) launch_now(launch);

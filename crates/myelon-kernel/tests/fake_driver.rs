@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 const SCENARIO: &str = "MYELON_FAKE_SCENARIO";
-const CLEAN: &str = "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 pinned 0 modules 0 graphs 0 execs 0 launches ";
+const CLEAN: &str = "ALIVE: depth 0 contexts 0 streams 0 events 0 pages 0 reserved 0 mapped 0 allocated 0 opened 0 pinned 0 modules 0 graphs 0 execs 0 launches ";
 
 #[macro_use]
 mod trials;

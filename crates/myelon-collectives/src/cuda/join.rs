@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::errors::error_of;
 use super::follow::Following;
 use super::offers::Offers;
+use super::registrations::Registrations;
 use super::{CudaRank, Member, Shared, THREADS, image_choice, layout, machine, origin, resident_blocks};
 use crate::backend::{Backend, RankBackend};
 use crate::builder::Config;
 use crate::error::Error;
 use crate::group::Group;
 use crate::record::{self, Opening};
-use crate::told::Peers;
+use crate::told::{Note, Peers};
 use crate::tuning_file::Tuned;
 
 /// The GPU of this process: the one that `config` names, else the one of its number on the node, else the only one that
@@ -110,7 +111,8 @@ pub(crate) fn join(
     let group = group.recorded(record.file().is_some());
     let offers = Some(Arc::new(Offers::new(rank, ranks, voice.clone())));
     let members = vec![Member { rings, record, last_call: Mutex::default() }];
-    let shared = Arc::new(Shared { group, deadline: config.deadline(), members, offers });
+    let registrations = Registrations::new(ranks, Some((rank, voice.clone())));
+    let shared = Arc::new(Shared { group, deadline: config.deadline(), members, offers, registrations });
     let hearing = shared.clone();
     let watch = session.watch(voice, move |peer, event| hearing.hear(peer, event))?;
     let rank = CudaRank {
@@ -121,7 +123,7 @@ pub(crate) fn join(
         windows: config.windows,
         following: Some(Following::begin(shared.clone(), rank)),
         shared,
-        _watch: Some(watch),
+        watch: Some(watch),
     };
     Ok((Box::new(rank), tuned))
 }
@@ -198,17 +200,36 @@ fn reach(
 impl Shared {
     /// Something happened to `peer`. Never waits but for the driver, where memory is mapped.
     fn hear(&self, peer: usize, event: Event<'_>) {
-        let is_last = !matches!(event, Event::Note { .. });
+        let (is_last, is_dead) = (!matches!(event, Event::Note { .. }), matches!(event, Event::Dead(_)));
         let (rings, offers) =
             (&self.members[0].rings, self.offers.as_ref().expect("there are other processes"));
+        if offers.is_outlived() {
+            // The rank is dropped, and only waits for peers to close what it lent them.
+            if let Event::Note { bytes, .. } = event
+                && let Ok(Note::Closed { numbers }) = Note::read(peer, bytes)
+            {
+                offers.closed(peer, &numbers);
+            } else if is_last {
+                offers.gone(peer, is_dead);
+            }
+            return;
+        }
         // What a kernel has recorded is told before it is asked for.
         self.first_error();
         if let Some((note, fds)) = self.group.hear(peer, event) {
-            offers.hear(rings, peer, note, &fds);
+            match note {
+                Note::Registered { said } => {
+                    self.registrations.hear(peer, said);
+                    offers.voice().tell_one(peer, &Note::Noted.bytes());
+                }
+                Note::Noted => self.registrations.noted(peer),
+                note => offers.hear(rings, peer, note, &fds),
+            }
         }
         if is_last {
-            offers.gone(peer);
-            rings.leave_all(peer);
+            offers.gone(peer, is_dead);
+            self.registrations.gone(peer);
+            offers.leave(rings, peer, None);
         }
         if let Some(error) = self.group.first_error() {
             self.end(error);

@@ -5,9 +5,12 @@ mod errors;
 mod follow;
 mod graph;
 mod join;
+mod lent;
 mod memory;
 mod offers;
 mod queue;
+mod register;
+mod registrations;
 mod report;
 mod watch;
 
@@ -16,9 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use myelon_kernel::{
-    Device, DeviceSpan, DeviceStream, ImageChoice, RankRings, RingCall, SharedMemory, StreamUse,
+    Device, DeviceSpan, DeviceStream, ForeignMemory, ImageChoice, RankRings, RingCall, SharedMemory,
+    StreamUse,
 };
-use myelon_lanes::{Algorithm, Machine, Origin, Pool};
+use myelon_lanes::{Machine, Origin, Pool};
 use myelon_meet::Watch;
 use myelon_recorder::Row;
 use myelon_ring::words::FaultCode;
@@ -30,9 +34,10 @@ pub(crate) use self::join::{join, own_device};
 use self::memory::CudaMemory;
 use self::offers::Offers;
 use self::queue::CudaQueue;
+use self::registrations::Registrations;
 pub use self::report::cuda_report;
 use self::watch::Watched;
-use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
+use crate::backend::{Agreement, Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
@@ -90,7 +95,9 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
     let members = opened.into_iter().zip(records);
     let members =
         members.map(|(rings, record)| Member { rings, record, last_call: Mutex::default() }).collect();
-    let shared = Arc::new(Shared { group, deadline: config.deadline(), members, offers: None });
+    let registrations = Registrations::new(ranks, None);
+    let shared =
+        Arc::new(Shared { group, deadline: config.deadline(), members, offers: None, registrations });
     let ranks = (0..ranks).map(|rank| -> Box<dyn RankBackend> {
         Box::new(CudaRank {
             rank,
@@ -100,7 +107,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, Error> {
             windows: config.windows,
             following: Some(Following::begin(shared.clone(), rank)),
             shared: shared.clone(),
-            _watch: None,
+            watch: None,
         })
     });
     Ok(Opened { ranks: ranks.collect(), tuned })
@@ -179,6 +186,7 @@ struct Shared {
     members: Vec<Member>,
     /// Memory that the ranks in other processes map; none where there are no others.
     offers: Option<Arc<Offers>>,
+    registrations: Arc<Registrations>,
 }
 
 /// A rank of this process.
@@ -290,7 +298,7 @@ struct CudaRank {
     following: Option<Following>,
     shared: Arc<Shared>,
     /// Sees what happens to the peers, where they are other processes.
-    _watch: Option<Watch>,
+    watch: Option<Watch>,
 }
 
 impl CudaRank {
@@ -324,7 +332,7 @@ impl RankBackend for CudaRank {
             self.shared.members.iter().map(|member| member.rings.device().clone()).collect();
         let memory = SharedMemory::allocate(device, bytes.max(1), &peers).map_err(error_of)?;
         let stream = DeviceStream::new(device).map_err(error_of)?;
-        memory.memory().fill(&stream, 0).map_err(error_of)?;
+        memory.fill(&stream, 0).map_err(error_of)?;
         if let Some(offers) = &self.shared.offers {
             let offer = offers.make(self.rings(), &memory, self.deadline)?;
             // Without the promise nothing but a call that is forced needs it, and that waits by itself.
@@ -361,19 +369,7 @@ impl RankBackend for CudaRank {
             deadline: self.deadline,
         };
         let (from, to) = (CudaMemory::operand(input)?, CudaMemory::operand(output)?);
-        let needs_windows = self.windows || plan.algorithm == Algorithm::Direct;
-        if let Some(offers) = &self.shared.offers
-            && needs_windows
-            && ![&from, &to].iter().all(|operand| self.rings().is_window(operand))
-        {
-            offers.wait(None, self.deadline)?;
-        }
-        for (what, operand) in [("input", &from), ("output", &to)] {
-            if self.windows && !self.rings().is_window(operand) {
-                let needed = "memory that a rank of this communicator allocated, as windows were promised";
-                return Err(Error::invalid(what, needed, "other memory"));
-            }
-        }
+        self.check_windows(&plan, [("input", input, &from), ("output", output, &to)])?;
         if plan.blocks > self.blocks_max {
             let device = self.rings().device().ordinal();
             let (blocks_needed, blocks_resident) = (plan.blocks, self.blocks_max);
@@ -419,6 +415,14 @@ impl RankBackend for CudaRank {
         &self.shared.member(self.rank).record
     }
 
+    fn register(&self, region: &Region) -> Result<(Region, Arc<dyn Agreement>), Error> {
+        self.register_region(region)
+    }
+
+    fn is_staged(&self, regions: [&Region; 2]) -> Result<bool, Error> {
+        self.any_is_staged(regions)
+    }
+
     fn device(&self) -> Option<&Device> {
         Some(self.rings().device())
     }
@@ -432,17 +436,34 @@ impl Drop for CudaRank {
     fn drop(&mut self) {
         drop(self.following.take());
         let group = &self.shared.group;
-        let idle = self.shared.last_call(self.rank).as_ref().is_none_or(StreamUse::is_done);
+        // Held until the rank counts as dropped, so that no graph of it is launched meanwhile.
+        let last_call = self.shared.last_call(self.rank);
+        let idle = last_call.as_ref().is_none_or(StreamUse::is_done);
         if idle && self.shared.first_error().is_none() {
             group.complete_to(self.rank, group.calls_made(self.rank));
         }
         let before = group.first_error().is_some();
+        if let Some(offers) = &self.shared.offers {
+            // The peers hear before the goodbye what this rank has closed.
+            offers.close(self.rings(), idle);
+        }
         group.drop_rank(self.rank);
+        drop(last_call);
         if !before && group.first_error().is_some() {
             self.rings().abort();
         }
         self.record().close(group.first_error().is_some());
+        if let (Some(offers), Some(watch)) = (&self.shared.offers, self.watch.take()) {
+            offers.outlive(watch);
+        }
     }
+}
+
+/// Device memory of somebody else with what keeps it, as a region.
+pub(crate) fn owned_region(memory: ForeignMemory) -> Region {
+    let memory = CudaMemory::owned(memory);
+    let bytes = memory.bytes();
+    Region::new(Arc::new(memory), bytes)
 }
 
 /// Device memory of somebody else, as a region.

@@ -3,25 +3,29 @@
 //! A rank that allocates gives the descriptor of its memory to every peer; the thread that watches its peers maps it
 //! there and answers with the address. So an allocation is no collective call: no peer has to be waited for but by that
 //! thread. When nothing of this rank can use the memory any more, it says so, and the peers unmap it as soon as what they
-//! had queued by then is done.
+//! had queued by then is done. A plain allocation of somebody else is kept beyond that, until the peers say that they have
+//! closed it, for the driver does not do so by itself.
 //!
 //! Everything said is answered, and little of it is unanswered at any time: a socket holds some hundred words, and who
 //! does not take them is cut off.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use myelon_kernel::{RankRings, ReachedAt, SharedMemory};
-use myelon_meet::Voice;
+use myelon_kernel::{Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory};
+use myelon_meet::{Voice, Watch};
 use myelon_ring::words::RANKS_MAX;
 
 use super::errors::error_of;
+use super::lent::Lents;
 use crate::error::Error;
-use crate::told::Note;
+use crate::told::{How, Note};
 
-/// Offers that may be unanswered: each peer holds a descriptor for each, and systems count those under way.
+/// Offers that may be unanswered: each peer holds descriptors for each, and systems count those under way.
 const UNANSWERED_MAX: usize = 4;
+/// Descriptors of such offers together.
+const DESCRIPTORS_MAX: usize = 16;
 /// Numbers that one word names.
 const NUMBERS_MAX: usize = 1000;
 
@@ -32,6 +36,8 @@ pub(super) struct Offers {
     voice: Voice,
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether this rank still maps what is offered; held while it does.
+    is_open: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -46,6 +52,9 @@ struct State {
     gone: [bool; RANKS_MAX],
     /// The communicator has failed: nobody needs to reach anything.
     ended: bool,
+    lent: Lents,
+    /// The rank is dropped, and this hears what becomes of what it lent.
+    watch: Option<Watch>,
 }
 
 impl State {
@@ -64,6 +73,12 @@ struct Waiting {
     reached_at: ReachedAt,
     /// Nothing uses it any more; the peers hear that when all have answered.
     is_left: bool,
+    /// How far in what the peers map the memory begins.
+    offset: u64,
+    /// Descriptors that went along.
+    descriptors: usize,
+    /// Is told what came of it, where that is a registration; else the refusal is kept for who waits.
+    done: Option<Done>,
 }
 
 impl Waiting {
@@ -72,9 +87,13 @@ impl Waiting {
     }
 }
 
+/// What is told whether all peers have mapped an offer, or why not.
+pub(super) type Done = Box<dyn FnOnce(Result<(), String>) + Send + Sync>;
+
 impl Offers {
     pub fn new(rank: usize, ranks: usize, voice: Voice) -> Self {
-        Self { rank, ranks, voice, state: Mutex::default(), changed: Condvar::new() }
+        let is_open = Mutex::new(true);
+        Self { rank, ranks, voice, state: Mutex::default(), changed: Condvar::new(), is_open }
     }
 
     /// Offers `memory` to all peers; returns the number of the offer. Where a peer is gone or the communicator has failed,
@@ -90,12 +109,48 @@ impl Offers {
         memory: &SharedMemory,
         limit: Duration,
     ) -> Result<Option<u64>, Error> {
-        let (handle, bytes) = memory.export().map_err(error_of)?;
-        let Some(mut state) = self.lock_with_room(limit)? else { return Ok(None) };
-        let number = state.next;
+        let exported = memory.export().map_err(error_of)?;
+        let Some(state) = self.lock_with_room(&exported, limit)? else { return Ok(None) };
+        Ok(Some(self.offer(state, rings, memory, &exported, None, None)))
+    }
+
+    /// Offers `memory`, which `keeps` keeps and somebody else allocated, to all peers. `done` is told what came of it, at
+    /// once or by the thread that watches. Waits only while many offers are unanswered.
+    pub fn lend(
+        self: &Arc<Self>,
+        rings: &RankRings,
+        memory: &SharedMemory,
+        keeps: Operand,
+        limit: Duration,
+        done: Done,
+    ) {
+        let exported = match memory.export() {
+            Ok(exported) => exported,
+            Err(error) => return done(Err(error.to_string())),
+        };
+        match self.lock_with_room(&exported, limit) {
+            Err(error) => done(Err(error.to_string())),
+            Ok(None) => done(Err("a rank is gone".into())),
+            Ok(Some(state)) => {
+                let keeps = matches!(exported.handles, Handles::Allocation { .. }).then_some(keeps);
+                self.offer(state, rings, memory, &exported, keeps, Some(done));
+            }
+        }
+    }
+
+    fn offer(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        rings: &RankRings,
+        memory: &SharedMemory,
+        exported: &Exported,
+        keeps: Option<Operand>,
+        done: Option<Done>,
+    ) -> u64 {
+        let (number, offset) = (state.next, exported.offset);
         state.next += 1;
         let mut answers = [None; RANKS_MAX];
-        answers[self.rank] = Some(memory.memory().address());
+        answers[self.rank] = Some(memory.address());
         let reached_at = ReachedAt::default();
         state.waiting.push(Waiting {
             number,
@@ -103,16 +158,36 @@ impl Offers {
             refusal: None,
             reached_at: reached_at.clone(),
             is_left: false,
+            offset,
+            descriptors: descriptors_of(exported),
+            done,
         });
+        if keeps.is_some() {
+            let (rank, gone) = (self.rank, state.gone);
+            state.lent.add(number, (0..self.ranks).filter(|&peer| peer != rank && !gone[peer]));
+        }
         drop(state);
         let this = self.clone();
-        rings.offer(memory, reached_at, Box::new(move || this.withdraw(number)));
-        self.voice.tell(&Note::Offered { number, bytes }.bytes(), &[handle.as_fd()]);
-        Ok(Some(number))
+        rings.offer(memory, reached_at, Box::new(move || this.withdraw(number, keeps)));
+        let (how, handles): (How, Vec<BorrowedFd<'_>>) = match &exported.handles {
+            Handles::Allocation { handle, bytes } => {
+                (How::Allocation { handle: handle.to_vec(), bytes: *bytes }, Vec::new())
+            }
+            Handles::Pages(pages) => {
+                let sizes = pages.iter().map(|(_, bytes)| *bytes).collect();
+                (How::Pages(sizes), pages.iter().map(|(handle, _)| handle.as_fd()).collect())
+            }
+        };
+        self.voice.tell(&Note::Offered { number, how }.bytes(), &handles);
+        number
     }
 
     /// The state, once there is room for one more offer; nothing where nobody needs it.
-    fn lock_with_room(&self, limit: Duration) -> Result<Option<MutexGuard<'_, State>>, Error> {
+    fn lock_with_room(
+        &self,
+        exported: &Exported,
+        limit: Duration,
+    ) -> Result<Option<MutexGuard<'_, State>>, Error> {
         let start = Instant::now();
         let mut state = self.lock();
         loop {
@@ -120,8 +195,10 @@ impl Offers {
                 return Ok(None);
             }
             let unanswered = state.waiting.iter().filter(|waiting| !waiting.is_answered_by(self.ranks));
-            let Some(oldest) = unanswered.clone().nth(UNANSWERED_MAX - 1).and(unanswered.clone().next())
-            else {
+            let under_way: usize = unanswered.clone().map(|waiting| waiting.descriptors).sum();
+            let is_full = unanswered.clone().count() >= UNANSWERED_MAX
+                || under_way > 0 && under_way + descriptors_of(exported) > DESCRIPTORS_MAX;
+            let Some(oldest) = unanswered.clone().next().filter(|_| is_full) else {
                 return Ok(Some(state));
             };
             state = match limit.checked_sub(start.elapsed()) {
@@ -148,8 +225,10 @@ impl Offers {
         let start = Instant::now();
         let mut state = self.lock();
         loop {
-            let mut asked =
-                state.waiting.iter().filter(|waiting| number.is_none_or(|it| it == waiting.number));
+            let mut asked = state
+                .waiting
+                .iter()
+                .filter(|it| !it.is_left && number.is_none_or(|number| number == it.number));
             let Some(waiting) = asked.next().filter(|_| !state.is_over()) else { return Ok(()) };
             if let Some(refusal) = &waiting.refusal {
                 return Err(refusal.clone());
@@ -162,31 +241,47 @@ impl Offers {
         }
     }
 
-    /// Nothing of this rank uses offer `number` any more.
-    fn withdraw(&self, number: u64) {
+    /// Nothing of this rank uses offer `number` any more; what `keeps` it is dropped when no peer has it open.
+    fn withdraw(&self, number: u64, keeps: Option<Operand>) {
         let mut state = self.lock();
-        match state.waiting.iter_mut().find(|waiting| waiting.number == number) {
-            Some(waiting) => waiting.is_left = true,
-            None => state.left.push(number),
-        }
+        state.lent.keep(number, keeps);
+        let done = match state.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            Some(waiting) => {
+                waiting.is_left = true;
+                waiting.done.take()
+            }
+            None => {
+                state.left.push(number);
+                None
+            }
+        };
         self.settle(state);
+        if let Some(done) = done {
+            done(Err("it was dropped before all ranks had mapped it".into()));
+        }
     }
 
-    /// Takes out what all have answered and nobody asks for any more.
+    /// Takes out what all have answered and nobody asks for any more, and what nobody has open.
     fn settle(&self, mut state: MutexGuard<'_, State>) {
+        let closed = state.lent.take_closed();
         let is_settled = |waiting: &mut Waiting| {
             waiting.is_answered_by(self.ranks) && (waiting.is_left || waiting.refusal.is_none())
         };
         let settled: Vec<Waiting> = state.waiting.extract_if(.., is_settled).collect();
+        let mut reached = Vec::new();
         for waiting in settled {
             if waiting.is_left {
                 state.left.push(waiting.number);
             } else {
                 let _ = waiting.reached_at.set(waiting.answers.map(Option::unwrap_or_default));
+                reached.extend(waiting.done);
             }
         }
         self.changed.notify_all();
         self.tell_left(state);
+        // Without the lock: registrations have one of their own, and another memory may be withdrawn by what is dropped.
+        reached.into_iter().for_each(|done| done(Ok(())));
+        drop(closed);
     }
 
     /// Tells the peers what nothing uses any more, unless one has not answered to that yet.
@@ -204,23 +299,24 @@ impl Offers {
     /// `peer` said something about memory.
     pub fn hear(&self, rings: &RankRings, peer: usize, note: Note, fds: &[OwnedFd]) {
         match note {
-            Note::Offered { number, bytes } => {
-                let reached = match fds {
-                    [handle] => {
-                        rings.reach(peer, number, handle.as_fd(), bytes).map_err(|error| error.to_string())
+            Note::Offered { number, how } => {
+                let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
+                let mapped = if *is_open { map(rings, how, fds) } else { Err("it is dropped".into()) };
+                let answer = match mapped {
+                    Ok(memory) => {
+                        let address = memory.address();
+                        rings.keep(peer, number, memory);
+                        Note::Reached { number, address }
                     }
-                    _ => Err(format!("{} descriptors came with the offer", fds.len())),
-                };
-                let answer = match reached {
-                    Ok(address) => Note::Reached { number, address },
                     Err(message) => Note::Refused { number, message },
                 };
                 self.voice.tell_one(peer, &answer.bytes());
             }
             Note::Left { numbers } => {
-                rings.leave(peer, &numbers);
+                self.leave(rings, peer, Some(&numbers));
                 self.voice.tell_one(peer, &Note::Forgotten.bytes());
             }
+            Note::Closed { numbers } => self.closed(peer, &numbers),
             Note::Forgotten => {
                 let mut state = self.lock();
                 state.leaving[peer] = false;
@@ -228,26 +324,99 @@ impl Offers {
             }
             Note::Reached { number, address } => self.answered(peer, number, Ok(address)),
             Note::Refused { number, message } => self.answered(peer, number, Err(message)),
-            Note::Failed(_) | Note::Why | Note::Made(_) => {}
+            Note::Failed(_) | Note::Why | Note::Made(_) | Note::Registered { .. } | Note::Noted => {}
         }
     }
 
     fn answered(&self, peer: usize, number: u64, answer: Result<u64, String>) {
         let mut state = self.lock();
-        let Some(waiting) = state.waiting.iter_mut().find(|waiting| waiting.number == number) else { return };
-        waiting.answers[peer] = Some(*answer.as_ref().unwrap_or(&0));
-        if let Err(reason) = answer {
-            let message = format!("it can't reach memory of rank {}: {reason}", self.rank);
-            tracing::debug!(peer, message);
-            waiting.refusal = Some(Error::PeerFailed { peer, message });
+        state.lent.answered(number, peer, answer.is_ok());
+        let mut refused = None;
+        if let Some(waiting) = state.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            let address = answer.as_ref().copied().unwrap_or(0);
+            waiting.answers[peer] = Some(address.wrapping_add(waiting.offset));
+            if let Err(reason) = answer {
+                if let Some(done) = waiting.done.take() {
+                    // Nobody will reach it, so those who have mapped it may leave it.
+                    waiting.is_left = true;
+                    refused = Some((done, format!("rank {peer} can't map it: {reason}")));
+                } else if !waiting.is_left {
+                    let message = format!("it can't reach memory of rank {}: {reason}", self.rank);
+                    tracing::debug!(peer, message);
+                    waiting.refusal = Some(Error::PeerFailed { peer, message });
+                }
+            }
         }
         self.settle(state);
+        if let Some((done, reason)) = refused {
+            done(Err(reason));
+        }
     }
 
-    /// Nothing is heard from `peer` any more.
-    pub fn gone(&self, peer: usize) {
-        self.lock().gone[peer] = true;
+    /// `peer` has closed those of `numbers`.
+    pub fn closed(&self, peer: usize, numbers: &[u64]) {
+        let mut state = self.lock();
+        state.lent.closed(peer, numbers);
+        self.release(state);
+    }
+
+    /// Nothing is heard from `peer` any more; `is_dead` where its process has ended.
+    pub fn gone(&self, peer: usize, is_dead: bool) {
+        let mut state = self.lock();
+        state.gone[peer] = true;
+        state.lent.gone(peer, is_dead);
+        let unanswered = state.waiting.iter_mut().filter(|waiting| waiting.answers[peer].is_none());
+        let unanswered: Vec<Done> = unanswered.filter_map(|waiting| waiting.done.take()).collect();
         self.changed.notify_all();
+        self.release(state);
+        for done in unanswered {
+            done(Err(format!("rank {peer} is gone")));
+        }
+    }
+
+    /// Drops what no peer has open any more, and the watch that waited for that.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        let closed = state.lent.take_closed();
+        let is_over = !state.lent.are_open();
+        let watch = state.watch.take_if(|_| is_over);
+        drop(state);
+        drop((closed, watch));
+    }
+
+    /// Leaves what `peer` calls by one of `numbers`, or all that is its own, and tells it what it may free then.
+    pub fn leave(&self, rings: &RankRings, peer: usize, numbers: Option<&[u64]>) {
+        let voice = self.voice.clone();
+        let closed = move |numbers| voice.tell_one(peer, &Note::Closed { numbers }.bytes());
+        match numbers {
+            Some(numbers) => rings.leave(peer, numbers, closed),
+            None => rings.leave_all(peer, closed),
+        }
+    }
+
+    /// The rank is about to say goodbye: maps nothing any more, and leaves all that is of peers where it `is_idle`.
+    pub fn close(&self, rings: &RankRings, is_idle: bool) {
+        *self.is_open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        if !is_idle {
+            return;
+        }
+        (0..self.ranks).filter(|&peer| peer != self.rank).for_each(|peer| self.leave(rings, peer, None));
+    }
+
+    /// The rank is dropped, and has said goodbye: `watch` stays as long as peers have something open that is to be kept.
+    pub fn outlive(&self, watch: Watch) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.watch = Some(watch);
+        self.release(state);
+    }
+
+    /// Whether the rank is dropped, and peers are only heard until they have closed what it lent.
+    pub fn is_outlived(&self) -> bool {
+        self.lock().watch.is_some()
+    }
+
+    pub fn voice(&self) -> &Voice {
+        &self.voice
     }
 
     /// The communicator has failed.
@@ -260,4 +429,27 @@ impl Offers {
         // Nothing panics while it is held but where the state is broken.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn descriptors_of(exported: &Exported) -> usize {
+    match &exported.handles {
+        Handles::Pages(pages) => pages.len(),
+        Handles::Allocation { .. } => 0,
+    }
+}
+
+/// Maps what a peer offers, with the descriptors that came along.
+fn map(rings: &RankRings, how: How, fds: &[OwnedFd]) -> Result<PeerMemory, String> {
+    let mapped = match how {
+        How::Pages(sizes) if sizes.len() == fds.len() => {
+            let pages: Vec<_> = fds.iter().map(AsFd::as_fd).zip(sizes).collect();
+            PeerMemory::import_all(rings.device(), &pages)
+        }
+        How::Allocation { handle, bytes } if fds.is_empty() => match handle.try_into() {
+            Ok(handle) => PeerMemory::open(rings.device(), handle, bytes),
+            Err(_) => return Err("the handle is not one of 64 bytes".into()),
+        },
+        _ => return Err(format!("{} descriptors came with the offer", fds.len())),
+    };
+    mapped.map_err(|error| error.to_string())
 }

@@ -24,7 +24,7 @@ pub(crate) use self::join::join;
 pub(crate) use self::memory::HostMemory;
 use self::memory::HostSpan;
 use self::queue::{Event, HostQueue, caught, follows, lock, next_follows};
-use crate::backend::{Backend, Call, Memory, Opened, Place, Queue, RankBackend};
+use crate::backend::{Agreement, Backend, Call, Memory, Opened, Place, Queue, RankBackend};
 use crate::builder::Config;
 use crate::communicator::Launch;
 use crate::error::Error;
@@ -229,12 +229,30 @@ impl RankBackend for HostRank {
         &self.calls.record
     }
 
+    fn register(&self, region: &Region) -> Result<(Region, Arc<dyn Agreement>), Error> {
+        Ok((region.clone(), Arc::new(Staged)))
+    }
+
+    fn is_staged(&self, _regions: [&Region; 2]) -> Result<bool, Error> {
+        // There is no other way, so no plan differs by it.
+        Ok(false)
+    }
+
     fn device(&self) -> Option<&Device> {
         None
     }
 
     fn adopt_stream(&self, _stream: DeviceStream) -> Arc<dyn Queue> {
         unreachable!("a rank without a device adopts no stream")
+    }
+}
+
+/// What ranks of the host agree on: memory of others is used as it is, and nothing has to be registered.
+struct Staged;
+
+impl Agreement for Staged {
+    fn settle(&self) -> Result<Option<String>, Error> {
+        Ok(Some("the host backend moves all data through its rings, and needs no registration".into()))
     }
 }
 
