@@ -121,7 +121,8 @@ MYELON_DEVICE void sum_whole(AllReduceArgs const& args, Span const& span) {
     u32 const threads = thread_count();
     vec16* const mine = stage_memory(threads * sizeof(DirectStage)) + thread_index();
     auto const place = [&](u32 stage, u32 rank) { return mine + (stage * most + rank) * threads; };
-    // A group for every turn, also beyond the last one, so that a wait counts turns.
+    // ORDER direct/stage: the copies of a turn are a group, which the wait in front of its sum counts. A group for every
+    // turn, also beyond the last one.
     auto const fetch = [&](u64 vector, u32 stage) {
 #pragma unroll
         for (u32 rank = 0; rank < most; ++rank) {

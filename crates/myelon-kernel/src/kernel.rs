@@ -160,10 +160,9 @@ pub(crate) fn shared_bytes(algorithm: Algorithm, threads: u32) -> u32 {
 
 /// Threads of a block whose shared memory GPU `info` can give to a call by `algorithm`: whole warps, at most `threads`.
 pub(crate) fn threads_fitting(info: &DeviceInfo, algorithm: Algorithm, threads: u32) -> u32 {
-    let each = shared_bytes(algorithm, 1);
     // A kernel has some that is not dynamic, too.
     let room = info.shared_bytes_max.saturating_sub(SHARED_STATIC_MAX);
-    if each == 0 { threads } else { threads.min(room / each / 32 * 32) }
+    room.checked_div(shared_bytes(algorithm, 1)).map_or(threads, |fitting| threads.min(fitting / 32 * 32))
 }
 
 /// More than any kernel has of shared memory that is not dynamic, in bytes.
