@@ -306,7 +306,7 @@ impl SharedMemory {
         }
     }
 
-    /// What ranks in other processes need for [`crate::RankRings::reach`].
+    /// What ranks in other processes need for [`crate::PeerMemory::import_all`] or [`crate::PeerMemory::open`].
     ///
     /// # Errors
     ///

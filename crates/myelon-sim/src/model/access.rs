@@ -119,7 +119,8 @@ impl Core {
         let Some(word) = self.word(id, total, Scope::System, Kind::StrongWrite) else { return };
         let before = self.memory.words[word as usize].stores.back().expect("a word has a store").value;
         let after = if step == 0 { before.max(value) } else { before.wrapping_add(value) };
-        let tells = if step == 0 { after > before } else { after / step != before / step };
+        let steps = |value: u64| value.checked_div(step);
+        let tells = if step == 0 { after > before } else { steps(after) != steps(before) };
         for at in [Some(total), tells.then_some(told)].into_iter().flatten() {
             let Some(word) = self.word(id, at, Scope::System, Kind::StrongWrite) else { return };
             let _ = self.memory.poke(at, &after.to_le_bytes());
