@@ -56,7 +56,7 @@ fn next_step(command: &str, error: &Error) -> Option<&'static str> {
             Some("Use --machine h200 or --machine host, or see 'myelon info' for what was tried.")
         }
         ErrorKind::NoDriver | ErrorKind::NoDevice | ErrorKind::NoPeerAccess => {
-            Some("Use --backend host to run on threads, or see 'myelon info' for what was tried.")
+            Some("Use --backend host to run without GPUs, or see 'myelon info' for what was tried.")
         }
         ErrorKind::Stalled | ErrorKind::PeerGone => Some(
             "Use 'myelon doctor' to see what every rank did last, --deadline SECONDS for a longer wait, or \
