@@ -334,10 +334,13 @@ impl RankBackend for CudaRank {
         let stream = DeviceStream::new(device).map_err(error_of)?;
         memory.fill(&stream, 0).map_err(error_of)?;
         if let Some(offers) = &self.shared.offers {
-            let offer = offers.make(self.rings(), &memory, self.deadline)?;
+            let offered = offers.make(self.rings(), &memory, self.deadline);
             // Without the promise nothing but a call that is forced needs it, and that waits by itself.
-            if let Some(number) = offer.filter(|_| self.windows) {
-                offers.wait(Some(number), self.deadline)?;
+            match offered {
+                Ok(Some(number)) if self.windows => offers.wait(Some(number), self.deadline)?,
+                Err(error) if self.windows => return Err(error),
+                Err(error) => tracing::debug!(%error, rank = self.rank, bytes, "peers do not reach a buffer"),
+                Ok(_) => {}
             }
         }
         Ok(Arc::new(CudaMemory::shared(memory)))
