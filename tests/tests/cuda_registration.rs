@@ -288,39 +288,48 @@ fn registrations_leave_nothing() {
     });
 }
 
-/// Whatever is dropped first.
+/// Whatever is dropped first, and however long a peer takes to close what it has open.
 #[test]
 fn tensors_outlive_what_may_use_them() {
-    scenario("tensors_outlive_what_may_use_them", &[], None, || {
-        for joined in [false, true] {
-            for how in [How::Pages, How::Plain] {
-                let mut ranks = pair([0, 1], joined, LONG);
-                let freed = Freed::default();
-                let regions = tensors(&ranks, how, BYTES, &freed);
-                let registered = registered(&mut ranks, &regions);
-                let graphs: Vec<_> = ranks
-                    .iter_mut()
-                    .zip(&registered)
-                    .map(|(rank, it)| {
-                        let stream = rank.stream().clone();
-                        stream.capture(|| call(rank, it.region(), it.region(), &stream).map(drop)).unwrap()
-                    })
-                    .collect();
-                drop(regions);
-                let slices: Vec<Region> =
-                    registered.iter().map(|it| it.region().slice(0..4).unwrap()).collect();
-                drop((registered, slices));
-                // ORDER: Relaxed is enough, here and below. It is a count.
-                assert_eq!(freed.load(Ordering::Relaxed), 0, "the graphs use them");
-                let regions = tensors(&ranks, how, BYTES, &freed);
-                let other = self::registered(&mut ranks, &regions);
-                drop(ranks);
-                std::thread::sleep(Duration::from_millis(50));
-                assert_eq!(freed.load(Ordering::Relaxed), 0, "handles and graphs use them");
-                drop(graphs);
-                drop((regions, other));
-                assert_eq!(wait_for(&freed, 4), 4, "{how:?}, joined {joined}");
-            }
+    for settings in [&[][..], &[("FAKE_SLOW_CLOSE", "1")]] {
+        scenario("tensors_outlive_what_may_use_them", settings, None, outlived);
+        if std::env::var_os("MYELON_TESTS_FAKE_CUDA").is_some() {
+            return;
         }
-    });
+    }
+}
+
+fn outlived() {
+    for joined in [false, true] {
+        for how in [How::Pages, How::Plain] {
+            let mut ranks = pair([0, 1], joined, LONG);
+            let freed = Freed::default();
+            let regions = tensors(&ranks, how, BYTES, &freed);
+            let registered = registered(&mut ranks, &regions);
+            let graphs: Vec<_> = ranks
+                .iter_mut()
+                .zip(&registered)
+                .map(|(rank, it)| {
+                    let stream = rank.stream().clone();
+                    stream.capture(|| call(rank, it.region(), it.region(), &stream).map(drop)).unwrap()
+                })
+                .collect();
+            drop(regions);
+            let slices: Vec<Region> = registered.iter().map(|it| it.region().slice(0..4).unwrap()).collect();
+            drop((registered, slices));
+            // ORDER: Relaxed is enough, here and below. It is a count.
+            assert_eq!(freed.load(Ordering::Relaxed), 0, "the graphs use them");
+            let regions = tensors(&ranks, how, BYTES, &freed);
+            let other = self::registered(&mut ranks, &regions);
+            for rank in ranks {
+                drop(rank);
+                // The thread that watches for the other one closes what was of this one.
+                std::thread::sleep(Duration::from_millis(25));
+            }
+            assert_eq!(freed.load(Ordering::Relaxed), 0, "handles and graphs use them");
+            drop(graphs);
+            drop((regions, other));
+            assert_eq!(wait_for(&freed, 4), 4, "{how:?}, joined {joined}");
+        }
+    }
 }

@@ -70,5 +70,5 @@ pub use node::{DeviceInfo, Node, PeerLink, probe};
 pub use operand::Operand;
 pub use peer::PeerMemory;
 pub use rings::{Launched, RankRings, RingCall};
-pub use shared::{ReachedAt, SharedMemory, StreamUse};
+pub use shared::{ReachedAt, SharedMemory, StreamUse, reap};
 pub use stream::{DeviceEvent, DeviceStream};

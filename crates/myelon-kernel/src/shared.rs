@@ -162,8 +162,9 @@ struct Buried {
 
 static GRAVEYARD: Mutex<Vec<Buried>> = Mutex::new(Vec::new());
 
-/// Drops what no stream uses any more.
-fn reap() {
+/// Drops what was left to streams that used it, and that none uses any more. Whatever allocates or drops memory does so,
+/// too; while this thread captures, nothing is done.
+pub fn reap() {
     if thread_captures() {
         return;
     }

@@ -4,8 +4,9 @@
 // It checks what a real driver would punish late or never: calls without a current context, wrong handles,
 // unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
 // end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail, with
-// FAKE_SPARE=n not the first n times;
-// FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives both GPUs one name. A kernel records a fault, or with FAKE_QUIET=1 nothing.
+// FAKE_SPARE=n not the first n times; FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives
+// both GPUs one name, FAKE_SLOW_CLOSE=1 takes 50 ms to close an allocation of another process. A kernel records a
+// fault, or with FAKE_QUIET=1 nothing.
 //
 // Work is done when it is queued. All streams of a GPU are one here, and a capture of it is one that forbids
 // its thread everything that a capture by thread may forbid; what it records is done by each launch.
@@ -292,7 +293,9 @@ result cuIpcOpenMemHandle_v2(address* a, struct handle h, unsigned flags) {
     return 0;
 }
 result cuIpcCloseMemHandle(address a) {
-    CURRENT; EAGER; LOCKED;
+    CURRENT; EAGER;
+    if (getenv("FAKE_SLOW_CLOSE")) usleep(50000);
+    LOCKED;
     int i = map_of(a);
     NEED(i >= 0 && maps[i].kind == OPENED && maps[i].start == a && (maps[i].users >> gpu() & 1));
     maps[maps[i].of].times--; opened--;

@@ -206,9 +206,10 @@ impl Shared {
         if offers.is_outlived() {
             // The rank is dropped, and only waits for peers to close what it lent them.
             if let Event::Note { bytes, .. } = event
-                && let Ok(Note::Closed { numbers }) = Note::read(peer, bytes)
+                && let Ok(note @ (Note::Reached { .. } | Note::Refused { .. } | Note::Closed { .. })) =
+                    Note::read(peer, bytes)
             {
-                offers.closed(peer, &numbers);
+                offers.hear(rings, peer, note, &[]);
             } else if is_last {
                 offers.gone(peer, is_dead);
             }

@@ -28,6 +28,11 @@ const UNANSWERED_MAX: usize = 4;
 const DESCRIPTORS_MAX: usize = 16;
 /// Numbers that one word names.
 const NUMBERS_MAX: usize = 1000;
+/// How long a rank that is dropped waits for what it has of peers to be closed: for other threads, and for streams that
+/// have more to do than calls.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What this rank offers.
 pub(super) struct Offers {
@@ -50,6 +55,8 @@ struct State {
     leaving: [bool; RANKS_MAX],
     /// `[ranks]`: nothing is heard from them any more.
     gone: [bool; RANKS_MAX],
+    /// How many times memory of peers was left that may not be closed yet.
+    closing: usize,
     /// The communicator has failed: nobody needs to reach anything.
     ended: bool,
     lent: Lents,
@@ -297,7 +304,7 @@ impl Offers {
     }
 
     /// `peer` said something about memory.
-    pub fn hear(&self, rings: &RankRings, peer: usize, note: Note, fds: &[OwnedFd]) {
+    pub fn hear(self: &Arc<Self>, rings: &RankRings, peer: usize, note: Note, fds: &[OwnedFd]) {
         match note {
             Note::Offered { number, how } => {
                 let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -354,7 +361,7 @@ impl Offers {
     }
 
     /// `peer` has closed those of `numbers`.
-    pub fn closed(&self, peer: usize, numbers: &[u64]) {
+    fn closed(&self, peer: usize, numbers: &[u64]) {
         let mut state = self.lock();
         state.lent.closed(peer, numbers);
         self.release(state);
@@ -384,22 +391,28 @@ impl Offers {
     }
 
     /// Leaves what `peer` calls by one of `numbers`, or all that is its own, and tells it what it may free then.
-    pub fn leave(&self, rings: &RankRings, peer: usize, numbers: Option<&[u64]>) {
-        let voice = self.voice.clone();
-        let closed = move |numbers| voice.tell_one(peer, &Note::Closed { numbers }.bytes());
+    pub fn leave(self: &Arc<Self>, rings: &RankRings, peer: usize, numbers: Option<&[u64]>) {
+        let closing = Closing::begin(self);
+        let closed = move |numbers| closing.0.voice.tell_one(peer, &Note::Closed { numbers }.bytes());
         match numbers {
             Some(numbers) => rings.leave(peer, numbers, closed),
             None => rings.leave_all(peer, closed),
         }
     }
 
-    /// The rank is about to say goodbye: maps nothing any more, and leaves all that is of peers where it `is_idle`.
-    pub fn close(&self, rings: &RankRings, is_idle: bool) {
+    /// The rank is about to say goodbye: maps nothing any more, and leaves all that is of peers where it `is_idle`. What
+    /// is closed after the goodbye is not heard of, so it waits a moment for what other threads are closing just now.
+    pub fn close(self: &Arc<Self>, rings: &RankRings, is_idle: bool) {
         *self.is_open.lock().unwrap_or_else(PoisonError::into_inner) = false;
         if !is_idle {
             return;
         }
         (0..self.ranks).filter(|&peer| peer != self.rank).for_each(|peer| self.leave(rings, peer, None));
+        let start = Instant::now();
+        while self.lock().closing > 0 && start.elapsed() < CLOSING_MAX {
+            std::thread::sleep(LOOK);
+            myelon_kernel::reap();
+        }
     }
 
     /// The rank is dropped, and has said goodbye: `watch` stays as long as peers have something open that is to be kept.
@@ -428,6 +441,22 @@ impl Offers {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held but where the state is broken.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory of peers that was left, and may not be closed until this is dropped.
+struct Closing(Arc<Offers>);
+
+impl Closing {
+    fn begin(offers: &Arc<Offers>) -> Self {
+        offers.lock().closing += 1;
+        Self(offers.clone())
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.lock().closing -= 1;
     }
 }
 
