@@ -9,12 +9,14 @@
 
 mod calls;
 mod failures;
+mod graph_matrix;
 mod graphs;
 mod harness;
 mod joined;
 mod streams;
 mod tunings;
 
+pub use self::graph_matrix::every_graph;
 pub use self::joined::{join, join_from_now_on};
 use myelon_collectives::Builder;
 #[cfg(doc)]
@@ -43,6 +45,7 @@ pub fn parts<M: Make>() -> Vec<Part<M>> {
         ("graphs_mix_with_calls", graphs::graphs_mix_with_calls),
         ("two_graphs_alternate", graphs::two_graphs_alternate),
         ("graphs_are_dropped_while_they_run", graphs::graphs_are_dropped_while_they_run),
+        ("graph_matrix", graph_matrix::graph_matrix),
         ("captures_advance_nothing", graphs::captures_advance_nothing),
         ("captures_refuse_what_they_cannot_hold", graphs::captures_refuse_what_they_cannot_hold),
         ("graphs_fail_as_calls_do", graphs::graphs_fail_as_calls_do),

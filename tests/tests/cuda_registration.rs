@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use myelon_collectives::{Communicator, Error, ErrorKind, Region, Registered, Sharing};
-use myelon_tests::fake;
+use myelon_collectives::{Backend, Communicator, Error, ErrorKind, Region, Registered, Sharing};
 use myelon_tests::registration::{BYTES, call, pair, registered, tensors, wait_for};
 use myelon_tests::tensors::{Freed, How, Tensor};
+use myelon_tests::{conformance, fake};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -285,6 +285,19 @@ fn registrations_leave_nothing() {
             let many: Vec<_> = (0..2000).map(|_| registered(&mut ranks, &many)).collect();
             assert!(many.iter().flatten().all(|it| it.is_shared().unwrap()));
         }
+    });
+}
+
+/// Nothing is left of graphs of any algorithm on any memory. Their results are for GPUs.
+#[test]
+fn graphs_leave_nothing() {
+    scenario("graphs_leave_nothing", &[("FAKE_ONE_MODEL", "1")], None, || {
+        let make = |ranks: usize| {
+            Communicator::builder().backend(Backend::Cuda).devices((0..ranks).map(|rank| rank % 2).collect())
+        };
+        conformance::every_graph(&make, false);
+        conformance::join_from_now_on();
+        conformance::every_graph(&make, false);
     });
 }
 

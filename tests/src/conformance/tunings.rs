@@ -17,8 +17,8 @@ fn row(algorithm: Algorithm, ranks: u32, windows: bool, bytes_max: u64, lanes: u
     Row { ranks, windows, bytes_min: 0, bytes_max, algorithm, lanes, piece_bytes, blocks, threads: 160 }
 }
 
-/// `plain` with that row, if it is planned so in the rings that are there.
-fn tuned(plain: &Tuning, algorithm: Algorithm, ranks: u32, lanes: u32) -> Option<(u64, Tuning)> {
+/// `plain` with that row, if it is planned so in the rings that are there; and the most bytes of the row.
+pub(super) fn tuned(plain: &Tuning, algorithm: Algorithm, ranks: u32, lanes: u32) -> Option<(u64, Tuning)> {
     let pool = plain.pool(ranks).unwrap();
     let most = algorithm.bytes_max(ranks, pool.inbox).min(1 << 20);
     let table = Table::new(vec![row(algorithm, ranks, plain.has_windows(), most, lanes)]).ok()?;
