@@ -121,9 +121,11 @@ impl Capture {
         let mut kept = self.stream.kept();
         // SAFETY: the stream lives and is captured; `template` outlives the call.
         let ended = unsafe { call!(cuStreamEndCapture(self.stream.raw(), &mut template)) };
-        let kept = kept.take().unwrap_or_default();
+        let recorded = kept.take().unwrap_or_default();
         CAPTURES.set(false);
-        ended.map(|()| (Template(template), kept))
+        // What was recorded may be dropped by the next line, and then asks this stream whether it is done.
+        drop(kept);
+        ended.map(|()| (Template(template), recorded))
     }
 }
 
