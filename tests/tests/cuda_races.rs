@@ -1,0 +1,138 @@
+//! Property: whatever other threads, peers and owners of memory do meanwhile, nothing is unmapped too soon, nothing is kept
+//! for good, and nobody waits for who waits for it.
+//!
+//! Catches: work that is queued and that nobody knows of, memory that only a later allocation would free, a rank that is
+//! dropped by who holds what an owner needs, driver calls that break another library's capture. Cannot catch: what takes
+//! longer than the fake's calls can be made to take, and what a real driver does by itself.
+
+use std::path::Path;
+use std::sync::{RwLock, mpsc};
+use std::time::Duration;
+
+use myelon_collectives::{Backend, Communicator, RecordPlace, Registered};
+use myelon_tests::registration::{call, wait_for};
+use myelon_tests::tensors::{Freed, How, Tensor};
+use myelon_tests::{conformance, fake};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn scenario(name: &str, settings: &[(&str, &str)], body: impl FnOnce()) {
+    fake::scenario(name, Path::new(env!("CARGO_TARGET_TMPDIR")), settings, None, body);
+}
+
+/// What `body` returns, which must not take long: a test that hangs says nothing.
+fn within_a_minute<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, end) = mpsc::channel();
+    let thread = std::thread::spawn(move || drop(done.send(body())));
+    match end.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        result => {
+            thread.join().unwrap();
+            result.unwrap()
+        }
+    }
+}
+
+/// Three ranks that are processes, on two GPUs.
+fn three() -> Vec<Communicator> {
+    let builder = Communicator::builder().backend(Backend::Cuda).windows(true).record(RecordPlace::None);
+    let builders = [0, 1, 0].map(|device| builder.clone().deadline(LONG).devices(vec![device]));
+    conformance::join(builders.into()).unwrap()
+}
+
+/// Numbers that look random, and are the same on all ranks.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
+}
+
+/// The fake knows one stream a GPU, and one capture.
+static CAPTURE: RwLock<()> = RwLock::new(());
+
+/// What a rank does until it or a peer has gone.
+fn work(mut rank: Communicator, seed: u64, freed: &Freed) -> usize {
+    let (mut all, mut own) = (seed, seed + 1000 * (rank.rank() as u64 + 1));
+    let (mut made, mut kept, mut graphs) = (0, Vec::<Registered>::new(), Vec::new());
+    let stream = rank.stream().clone();
+    let end = 5 + next(&mut own) % 40;
+    for _ in 0..end {
+        let how = [How::Pages, How::Plain, How::Pool, How::Plain][next(&mut all) as usize % 4];
+        let (calls, captures) = (next(&mut all).is_multiple_of(2), next(&mut all).is_multiple_of(3));
+        let region = Tensor::new(rank.device().unwrap(), how, 2 << 20, freed).into_region();
+        made += 1;
+        // From now on everything may fail, as a peer may have gone.
+        let Ok(it) = rank.register(&region) else { break };
+        drop(region);
+        if (calls || captures) && it.settle().is_err() {
+            break;
+        }
+        if calls {
+            let _shared = CAPTURE.read().unwrap();
+            if call(&mut rank, it.region(), it.region(), &stream).is_err() {
+                break;
+            }
+        }
+        if captures {
+            let _alone = CAPTURE.write().unwrap();
+            let graph = stream.capture(|| call(&mut rank, it.region(), it.region(), &stream).map(drop));
+            let Ok(graph) = graph else { break };
+            if graph.launch(&stream).is_err() {
+                break;
+            }
+            graphs.push(graph);
+        }
+        kept.push(it);
+        if next(&mut own).is_multiple_of(3) {
+            kept.clear();
+        }
+        if next(&mut own).is_multiple_of(4) {
+            graphs.clear();
+        }
+        let buffer = {
+            let _shared = CAPTURE.read().unwrap();
+            rank.region(4)
+        };
+        if buffer.is_err() {
+            break;
+        }
+        drop(buffer);
+        std::thread::sleep(Duration::from_micros(next(&mut own) % 500));
+    }
+    if next(&mut own).is_multiple_of(2) {
+        drop(rank);
+        drop((kept, graphs));
+    } else {
+        drop((kept, graphs));
+        drop(rank);
+    }
+    made
+}
+
+/// Three ranks that come and go as they like, beside a driver that takes its time.
+#[test]
+fn nothing_stays_of_three_ranks_in_any_order() {
+    for seed in ["1", "2", "3", "4"] {
+        scenario(
+            "nothing_stays_of_three_ranks_in_any_order",
+            &[("FAKE_JITTER", seed), ("FAKE_GONE", "1")],
+            || {
+                let seed: u64 = std::env::var("FAKE_JITTER").unwrap().parse().unwrap();
+                for round in 0..12 {
+                    within_a_minute(move || {
+                        let freed = Freed::default();
+                        let worked = three().into_iter().map(|rank| {
+                            let freed = freed.clone();
+                            std::thread::spawn(move || work(rank, 100 * seed + round, &freed))
+                        });
+                        let worked: Vec<_> = worked.collect();
+                        let made: usize = worked.into_iter().map(|rank| rank.join().unwrap()).sum();
+                        assert_eq!(wait_for(&freed, made), made, "seed {seed}, round {round}");
+                    });
+                }
+            },
+        );
+        if std::env::var_os("MYELON_TESTS_FAKE_CUDA").is_some() {
+            return;
+        }
+    }
+}
