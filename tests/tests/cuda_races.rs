@@ -6,11 +6,12 @@
 //! longer than the fake's calls can be made to take, and what a real driver does by itself.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{RwLock, mpsc};
 use std::time::Duration;
 
 use myelon_collectives::{Backend, Communicator, RecordPlace, Registered};
-use myelon_tests::registration::{call, wait_for};
+use myelon_tests::registration::{BYTES, call, pair, registered, tensors, wait_for};
 use myelon_tests::tensors::{Freed, How, Tensor};
 use myelon_tests::{conformance, fake};
 
@@ -31,6 +32,32 @@ fn within_a_minute<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static)
             result.unwrap()
         }
     }
+}
+
+/// A rank may have done with its memory when a peer gave up in the call, while that peer's kernel still runs. Here that
+/// kernel was queued by a graph alone.
+#[test]
+fn memory_of_a_peer_stays_while_a_graph_may_use_it() {
+    scenario("memory_of_a_peer_stays_while_a_graph_may_use_it", &[("FAKE_BUSY", "400")], || {
+        let mut ranks = pair([0, 1], true, LONG);
+        let freed = Freed::default();
+        let regions = tensors(&ranks, How::Plain, BYTES, &freed);
+        let mut registered = registered(&mut ranks, &regions);
+        drop(regions);
+        for (rank, it) in ranks.iter_mut().zip(&registered) {
+            let stream = rank.stream().clone();
+            let graph = stream.capture(|| call(rank, it.region(), it.region(), &stream).map(drop)).unwrap();
+            graph.launch(&stream).unwrap();
+        }
+        // GPU 0 is done. To close what rank 1 has of it is a breach until GPU 1 is.
+        drop(registered.remove(0));
+        std::thread::sleep(Duration::from_millis(200));
+        // ORDER: Relaxed is enough. It is a count.
+        assert_eq!(freed.load(Ordering::Relaxed), 0, "the graph of the peer may use it");
+        ranks[1].stream().synchronize().unwrap();
+        drop(ranks[1].region(4).unwrap());
+        assert_eq!(wait_for(&freed, 1), 1);
+    });
 }
 
 /// Three ranks that are processes, on two GPUs.

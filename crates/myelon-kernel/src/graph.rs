@@ -13,7 +13,25 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What captured work uses. It lives as long as the graph, and then until no stream runs the graph any more.
-pub(crate) type Kept = Vec<Box<dyn Any + Send + Sync>>;
+#[derive(Default)]
+pub(crate) struct Kept {
+    things: Vec<Box<dyn Any + Send + Sync>>,
+    /// Each launch of the graph is a use of these, too.
+    users: Vec<Arc<Users>>,
+}
+
+impl Kept {
+    pub fn keep(&mut self, thing: impl Send + Sync + 'static) {
+        self.things.push(Box::new(thing));
+    }
+
+    /// Who asks `users` is to know of every launch of the graph.
+    pub fn tell(&mut self, users: &Arc<Users>) {
+        if !self.users.iter().any(|known| Arc::ptr_eq(known, users)) {
+            self.users.push(users.clone());
+        }
+    }
+}
 
 thread_local! {
     /// Whether a capture of this thread is under way: until it ends, the driver must not be asked about
@@ -85,7 +103,7 @@ impl Capture {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives; `end` or `drop` ends the capture, on this thread.
         unsafe { call!(cuStreamBeginCapture_v2(stream.raw(), mode)) }?;
-        *kept = Some(Kept::new());
+        *kept = Some(Kept::default());
         CAPTURES.set(true);
         drop(kept);
         Ok(Self { stream: stream.clone(), under_way: true, _this_thread: PhantomData })
@@ -104,7 +122,7 @@ impl Capture {
         let mut raw = std::ptr::null_mut();
         // SAFETY: both handles live; zero is no flag.
         unsafe { call!(cuGraphInstantiateWithFlags(&mut raw, template.0, 0)) }?;
-        let parts = Arc::new(Parts { exec: Mutex::new(Exec { device: device.clone(), raw }), _kept: kept });
+        let parts = Arc::new(Parts { exec: Mutex::new(Exec { device: device.clone(), raw }), kept });
         let graph = DeviceGraph { device: device.clone(), parts: Some(parts), users: Users::default() };
         let prepared = Prepared::new(&self.stream)?;
         // SAFETY: both handles live, and the graph stays until the stream has passed this, by the line below.
@@ -177,7 +195,7 @@ impl Drop for Exec {
 /// What must stay while a stream runs the graph, dropped in this order.
 struct Parts {
     exec: Mutex<Exec>,
-    _kept: Kept,
+    kept: Kept,
 }
 
 /// Captured work, which a launch carries out again. It may be launched from any thread, and dropped at any
@@ -226,6 +244,8 @@ impl DeviceGraph {
             std::mem::forget(self.parts.clone());
         })?;
         self.users.add(&work);
+        let kept = self.parts.iter().flat_map(|parts| &parts.kept.users);
+        kept.for_each(|users| users.add(&work));
         Ok(work)
     }
 }
