@@ -60,6 +60,26 @@ fn memory_of_a_peer_stays_while_a_graph_may_use_it() {
     });
 }
 
+/// A rank that allocates and drops nothing any more does not keep its peers' memory, nor its own.
+#[test]
+fn what_was_used_last_is_freed_without_another_call() {
+    scenario("what_was_used_last_is_freed_without_another_call", &[("FAKE_BUSY", "300")], || {
+        for joined in [false, true] {
+            let mut ranks = pair([0, 1], joined, LONG);
+            let freed = Freed::default();
+            let regions = tensors(&ranks, How::Plain, BYTES, &freed);
+            let registered = registered(&mut ranks, &regions);
+            drop(regions);
+            for (rank, it) in ranks.iter_mut().zip(&registered) {
+                let stream = rank.stream().clone();
+                call(rank, it.region(), it.region(), &stream).unwrap();
+            }
+            drop(registered);
+            assert_eq!(wait_for(&freed, 2), 2, "joined {joined}");
+        }
+    });
+}
+
 /// Three ranks that are processes, on two GPUs.
 fn three() -> Vec<Communicator> {
     let builder = Communicator::builder().backend(Backend::Cuda).windows(true).record(RecordPlace::None);
