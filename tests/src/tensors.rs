@@ -65,6 +65,13 @@ impl Tensor {
         Region::device_owned(unsafe { ForeignMemory::new(&device, address, bytes, self) }.unwrap())
     }
 
+    /// The same, with `other` to be dropped before the memory is freed.
+    pub fn into_region_with(self, other: impl Send + Sync + 'static) -> Region {
+        let (device, address, bytes) = (self.device.clone(), self.address, self.bytes);
+        // SAFETY: what is freed when `self` is dropped, and not before.
+        Region::device_owned(unsafe { ForeignMemory::new(&device, address, bytes, (other, self)) }.unwrap())
+    }
+
     /// The same by a promise of the caller's, who keeps the tensor longer than the region and all calls on it.
     pub fn promised_region(&self) -> Region {
         // SAFETY: the callers, which are tests, keep it so long.

@@ -7,10 +7,10 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{RwLock, mpsc};
+use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 
-use myelon_collectives::{Backend, Communicator, RecordPlace, Registered};
+use myelon_collectives::{Backend, Communicator, RecordPlace, Region, Registered};
 use myelon_tests::registration::{BYTES, call, pair, registered, tensors, wait_for};
 use myelon_tests::tensors::{Freed, How, Tensor};
 use myelon_tests::{conformance, fake};
@@ -77,6 +77,42 @@ fn what_was_used_last_is_freed_without_another_call() {
             drop(registered);
             assert_eq!(wait_for(&freed, 2), 2, "joined {joined}");
         }
+    });
+}
+
+/// Takes a lock when it is dropped, as owners in other languages do.
+struct Locks(Arc<Mutex<()>>);
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        drop(self.0.lock().unwrap());
+    }
+}
+
+/// Who drops a rank may hold what the owner of its memory waits for.
+#[test]
+fn an_owner_may_wait_for_who_drops_the_rank() {
+    scenario("an_owner_may_wait_for_who_drops_the_rank", &[("FAKE_SLOW_CLOSE", "1")], || {
+        within_a_minute(|| {
+            let mut ranks = pair([0, 1], true, LONG);
+            let (freed, lock) = (Freed::default(), Arc::new(Mutex::new(())));
+            let owned = ranks.iter().map(|rank| {
+                let tensor = Tensor::new(rank.device().unwrap(), How::Plain, BYTES, &freed);
+                tensor.into_region_with(Locks(lock.clone()))
+            });
+            let regions: Vec<Region> = owned.collect();
+            let registered = registered(&mut ranks, &regions);
+            assert!(registered.iter().all(|it| it.is_shared().unwrap()));
+            drop((regions, registered));
+            let held = lock.lock().unwrap();
+            // The peers close them, which takes a while, and say so.
+            std::thread::sleep(Duration::from_millis(200));
+            // A rank whose owners are waited for still hears and answers.
+            drop(ranks[0].region(4).unwrap());
+            drop(ranks);
+            drop(held);
+            assert_eq!(wait_for(&freed, 2), 2);
+        });
     });
 }
 

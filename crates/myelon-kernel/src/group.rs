@@ -197,8 +197,8 @@ impl Group {
         let lent: Vec<u64> = lent.map(|import| import.number).collect();
         let farewell =
             (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
-        // They go first, and then it is said.
-        Users::default().bury(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
+        // They go first, and then it is said. The thread that watches does this, which owners of other memory must not keep.
+        Users::default().bury_alone(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
     }
 }
 

@@ -203,7 +203,7 @@ impl Shared {
         let (is_last, is_dead) = (!matches!(event, Event::Note { .. }), matches!(event, Event::Dead(_)));
         let (rings, offers) =
             (&self.members[0].rings, self.offers.as_ref().expect("there are other processes"));
-        if offers.is_outlived() {
+        if offers.is_closed() {
             // The rank is dropped, and only waits for peers to close what it lent them.
             if let Event::Note { bytes, .. } = event
                 && let Ok(note @ (Note::Reached { .. } | Note::Refused { .. } | Note::Closed { .. })) =
