@@ -79,6 +79,37 @@ impl Tensor {
     }
 }
 
+/// A capture as other libraries begin it by default: it forbids all threads what may be unsafe, but for those that have
+/// asked to be left alone.
+pub struct GlobalCapture {
+    device: Device,
+    stream: DeviceStream,
+}
+
+impl GlobalCapture {
+    /// Of a stream of its own, by this thread, which ends it.
+    pub fn begin(device: &Device) -> Self {
+        let stream = DeviceStream::new(device).unwrap();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+        // SAFETY: the stream lives, and the capture is ended by `drop`.
+        in_context(device, || unsafe {
+            done(sys::cuStreamBeginCapture_v2(stream.handle() as usize as sys::CUstream, mode));
+        });
+        Self { device: device.clone(), stream }
+    }
+}
+
+impl Drop for GlobalCapture {
+    fn drop(&mut self) {
+        // SAFETY: the stream lives, and is captured by this thread; what was captured, which is nothing, is destroyed once.
+        in_context(&self.device, || unsafe {
+            let mut graph = std::ptr::null_mut();
+            done(sys::cuStreamEndCapture(self.stream.handle() as usize as sys::CUstream, &mut graph));
+            done(sys::cuGraphDestroy(graph));
+        });
+    }
+}
+
 /// Reserved addresses with pages of 2 MiB each.
 unsafe fn pages(device: &Device, how: How, bytes: usize) -> (u64, Vec<sys::CUmemGenericAllocationHandle>) {
     use sys::CUmemAllocationHandleType as Handle;

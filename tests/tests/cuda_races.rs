@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use myelon_collectives::{Backend, Communicator, RecordPlace, Region, Registered};
 use myelon_tests::registration::{BYTES, call, pair, registered, tensors, wait_for};
-use myelon_tests::tensors::{Freed, How, Tensor};
+use myelon_tests::tensors::{Freed, GlobalCapture, How, Tensor};
 use myelon_tests::{conformance, fake};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -113,6 +113,27 @@ fn an_owner_may_wait_for_who_drops_the_rank() {
             drop(held);
             assert_eq!(wait_for(&freed, 2), 2);
         });
+    });
+}
+
+/// A capture of another library forbids what may be unsafe to all threads that do not ask to be left alone.
+#[test]
+fn what_peers_say_breaks_no_capture() {
+    scenario("what_peers_say_breaks_no_capture", &[], || {
+        let ranks = pair([0, 1], true, LONG);
+        let region = ranks[1].region(BYTES).unwrap();
+        let capture = GlobalCapture::begin(ranks[0].device().unwrap());
+        // A process of its own would do that.
+        let peer = std::thread::spawn(move || {
+            myelon_kernel::leave_captures_alone().unwrap();
+            drop(region);
+            let other = ranks[1].region(BYTES).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            (ranks, other)
+        });
+        let left = peer.join().unwrap();
+        drop(capture);
+        drop(left);
     });
 }
 
