@@ -427,6 +427,11 @@ impl Offers {
         self.release(state);
     }
 
+    /// Whether a peer is gone or the communicator has failed: then nobody answers any more, and nobody needs an answer.
+    pub fn is_over(&self) -> bool {
+        self.lock().is_over()
+    }
+
     /// Whether the rank is being dropped, or is: then peers are only heard until they have closed what it lent.
     pub fn is_closed(&self) -> bool {
         !*self.is_open.lock().unwrap_or_else(PoisonError::into_inner)
