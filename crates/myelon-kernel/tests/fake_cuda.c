@@ -7,7 +7,8 @@
 // FAKE_SPARE=n not the first n times; FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives
 // both GPUs one name, FAKE_SLOW_CLOSE=1 takes 50 ms to close an allocation of another process, FAKE_JITTER=seed lets
 // calls take a little longer, as the seed has it, FAKE_BUSY=ms lets kernels of GPU 1 run so long, FAKE_GONE=1 allows
-// kernels of which a peer has unmapped the buffers, as one that is gone has. A kernel records a fault, or with
+// kernels of which a peer has unmapped the buffers, as one that is gone has, FAKE_PINNED=1 forbids to give pinned memory
+// back. A kernel records a fault, or with
 // FAKE_QUIET=1 nothing.
 //
 // Work is done when it is queued, though FAKE_BUSY lets nobody see it for a while. All streams of a GPU are one here, and
@@ -371,7 +372,8 @@ result cuEventElapsedTime(float* ms, void* a, void* b) { CURRENT; if ((long)a !=
 
 result cuMemHostAlloc(void** p, size_t n, unsigned flags) { CURRENT; CALL(cuMemHostAlloc); NEED(flags == 3); pinned++; *p = aligned_alloc(4096, n); memset(*p, 0xff, n); return 0; }
 result cuMemHostGetDevicePointer_v2(address* a, void* p, unsigned flags) { CURRENT; CALL(cuMemHostGetDevicePointer_v2); NEED(flags == 0); *a = (address)p; return 0; }
-result cuMemFreeHost(void* p) { CURRENT; NEED(pinned > 0); free(p); pinned--; return 0; }
+// It waits for all kernels of a GPU, and one may wait for who is here.
+result cuMemFreeHost(void* p) { CURRENT; NEED(pinned > 0 && !getenv("FAKE_PINNED")); free(p); pinned--; return 0; }
 
 result cuModuleLoadDataEx(void** m, void const* image, unsigned n, int* options, void** values) {
     CURRENT;
