@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 
-use myelon_collectives::{Backend, Communicator, RecordPlace, Region, Registered};
+use myelon_collectives::{Backend, Communicator, DeviceStream, RecordPlace, Region, Registered};
 use myelon_tests::registration::{BYTES, call, pair, registered, tensors, wait_for};
 use myelon_tests::tensors::{Freed, GlobalCapture, How, Tensor};
 use myelon_tests::{conformance, fake};
@@ -131,6 +131,34 @@ fn what_peers_say_breaks_no_capture() {
         let left = peer.join().unwrap();
         drop(capture);
         drop(left);
+    });
+}
+
+/// Memory and ranks may be dropped by a thread that captures by means of another library, and memory while that captures a
+/// stream that used it.
+#[test]
+fn what_is_dropped_breaks_no_capture() {
+    scenario("what_is_dropped_breaks_no_capture", &[], || {
+        let mut ranks = pair([0, 1], false, LONG);
+        let device = ranks[0].device().unwrap().clone();
+        let shown = DeviceStream::new(&device).unwrap();
+        // From now on others know it.
+        shown.handle();
+        let streams = [ranks[0].stream().clone(), ranks[0].adopt_stream(shown).unwrap()];
+        let regions = streams.map(|stream| {
+            let region = ranks[0].region(400).unwrap();
+            call(&mut ranks[0], &region, &region, &stream).unwrap();
+            region
+        });
+        // The fake knows one stream a GPU: the first capture is of another one, the second one of that of the region.
+        for (region, captured) in regions.into_iter().zip([1, 0]) {
+            let capture = GlobalCapture::begin(ranks[captured].device().unwrap());
+            drop(region);
+            drop(capture);
+        }
+        let capture = GlobalCapture::begin(ranks[1].device().unwrap());
+        drop(ranks.remove(0));
+        drop(capture);
     });
 }
 

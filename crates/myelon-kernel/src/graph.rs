@@ -52,9 +52,37 @@ pub(crate) fn thread_captures() -> bool {
 /// [`KernelError::NoDriver`] and what else finding it reports; [`KernelError::Driver`].
 pub fn leave_captures_alone() -> Result<(), KernelError> {
     driver()?;
-    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map(drop)
+}
+
+/// Sets what captures forbid this thread; returns what it was.
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode, KernelError> {
     // SAFETY: `mode` outlives the call, which leaves the mode before there.
-    unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }
+    unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }?;
+    Ok(mode)
+}
+
+/// As long as this lives, captures by other means forbid this thread nothing and are not broken by it, not even its own. What
+/// it does then has nothing to do with them.
+pub(crate) struct Beside(Option<sys::CUstreamCaptureMode>, PhantomData<*const ()>);
+
+impl Beside {
+    pub fn begin() -> Self {
+        let before = exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+        Self(
+            before.inspect_err(|error| tracing::debug!(%error, "captures go on as they are")).ok(),
+            PhantomData,
+        )
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let after = self.0.take().map(exchange);
+        if let Some(Err(error)) = after {
+            tracing::debug!(%error, "what captures forbid this thread stays changed");
+        }
+    }
 }
 
 /// A stream whose work is recorded and not carried out, until this is ended or dropped.

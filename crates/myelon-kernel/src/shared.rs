@@ -8,7 +8,7 @@ use myelon_ring::words::RANKS_MAX;
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::foreign::{Exported, ForeignMemory, Handles};
-use crate::graph::thread_captures;
+use crate::graph::{Beside, thread_captures};
 use crate::memory::{DeviceMemory, DeviceSpan};
 use crate::operand::Operand;
 use crate::peer::Mapped;
@@ -34,6 +34,7 @@ impl StreamUse {
         if thread_captures() {
             return false;
         }
+        let _beside = Beside::begin();
         let state = match self {
             Self::Ours(stream) => stream.query(),
             Self::Theirs { end, .. } => end.query(),
@@ -71,10 +72,10 @@ impl StreamUse {
     fn end(&self) -> Result<Arc<DeviceEvent>, KernelError> {
         match self {
             Self::Ours(stream) => {
-                let kept = stream.kept();
-                if kept.is_some() || thread_captures() {
+                if thread_captures() {
                     return Err(KernelError::Captured { what: "an event" });
                 }
+                let _eager = stream.not_captured("an event")?;
                 let event = DeviceEvent::new(stream.device())?;
                 stream.record(&event)?;
                 Ok(Arc::new(event))
@@ -140,6 +141,7 @@ impl Users {
     }
 
     fn bury_what(&self, others: &[Arc<Users>], what: Box<dyn Send>, is_alone: bool) {
+        let _beside = (!thread_captures()).then(Beside::begin);
         let mut users = std::mem::take(&mut *lock(&self.0));
         others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
         let busy = users.iter().filter(|user| !user.is_done());
@@ -179,8 +181,12 @@ pub fn reap() {
     if thread_captures() {
         return;
     }
-    let mut free = Vec::new();
     let mut buried = lock(&GRAVEYARD);
+    if buried.is_empty() {
+        return;
+    }
+    let _beside = Beside::begin();
+    let mut free = Vec::new();
     for index in (0..buried.len()).rev() {
         if buried[index].uses.iter().all(StreamUse::is_done) {
             free.push(buried.swap_remove(index));

@@ -91,11 +91,11 @@ struct list { int count; struct work work[8]; };
 static struct list* capturing;
 static void* captured_stream;
 static __thread int captures_here;
-// What captures forbid a thread, in the driver's numbers: 0 all of them, 1 its own.
+// What captures forbid a thread, in the driver's numbers: 0 all of them, 1 its own, 2 none.
 static __thread int mode_here;
 static _Atomic int captures_globally;
 // What a thread that captures may not ask or do.
-#define EAGER NEED(!captures_here && (mode_here || !captures_globally))
+#define EAGER NEED(mode_here == 2 || (!captures_here && (mode_here || !captures_globally)))
 // Whether work on this stream is recorded.
 static int recorded(void* stream, struct work work) {
     if (!capturing || stream != captured_stream) return 0;
@@ -359,7 +359,7 @@ result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
 result cuStreamCreate(void** s, unsigned flags) { CURRENT; CALL(cuStreamCreate); NEED(flags == 1); streams++; *s = (void*)stack[depth - 1]; return 0; }
 result cuStreamDestroy_v2(void* s) { CURRENT; NEED(s && streams > 0); streams--; return 0; }
 result cuStreamSynchronize(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamSynchronize); usleep(1000 * busy_ms()); return 0; }
-result cuStreamQuery(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamQuery); return busy_ms() ? 600 : 0; }
+result cuStreamQuery(void* s) { CURRENT; EAGER; NEED(!captures_globally || s != captured_stream); CALL(cuStreamQuery); return busy_ms() ? 600 : 0; }
 result cuStreamGetCtx(void* s, void** c) { CURRENT; *c = s ? s : (void*)stack[depth - 1]; return 0; }
 result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; EAGER; NEED(s && e && flags == 0); return 0; }
 result cuLaunchHostFunc(void* s, void (*task)(void*), void* data) { CURRENT; EAGER; NEED(s && task); task(data); return 0; }
@@ -431,7 +431,12 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
 }
 
 result cuStreamIsCapturing(void* s, int* status) { CURRENT; NEED(s); *status = capturing && s == captured_stream; return 0; }
-result cuThreadExchangeStreamCaptureMode(int* mode) { NEED(*mode == 1); *mode = mode_here; mode_here = 1; return 0; }
+result cuThreadExchangeStreamCaptureMode(int* mode) {
+    NEED(*mode >= 0 && *mode <= 2);
+    int before = mode_here;
+    mode_here = *mode; *mode = before;
+    return 0;
+}
 result cuStreamBeginCapture_v2(void* s, int mode) {
     CURRENT; CALL(cuStreamBeginCapture_v2);
     NEED(s && (mode == 0 || mode == 1) && !capturing);
