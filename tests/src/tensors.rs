@@ -65,10 +65,48 @@ impl Tensor {
         Region::device_owned(unsafe { ForeignMemory::new(&device, address, bytes, self) }.unwrap())
     }
 
+    /// The same, with `other` to be dropped before the memory is freed.
+    pub fn into_region_with(self, other: impl Send + Sync + 'static) -> Region {
+        let (device, address, bytes) = (self.device.clone(), self.address, self.bytes);
+        // SAFETY: what is freed when `self` is dropped, and not before.
+        Region::device_owned(unsafe { ForeignMemory::new(&device, address, bytes, (other, self)) }.unwrap())
+    }
+
     /// The same by a promise of the caller's, who keeps the tensor longer than the region and all calls on it.
     pub fn promised_region(&self) -> Region {
         // SAFETY: the callers, which are tests, keep it so long.
         Region::device_foreign(unsafe { self.device.span(self.address, self.bytes) }.unwrap())
+    }
+}
+
+/// A capture as other libraries begin it by default: it forbids all threads what may be unsafe, but for those that have
+/// asked to be left alone.
+pub struct GlobalCapture {
+    device: Device,
+    stream: DeviceStream,
+}
+
+impl GlobalCapture {
+    /// Of a stream of its own, by this thread, which ends it.
+    pub fn begin(device: &Device) -> Self {
+        let stream = DeviceStream::new(device).unwrap();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+        // SAFETY: the stream lives, and the capture is ended by `drop`.
+        in_context(device, || unsafe {
+            done(sys::cuStreamBeginCapture_v2(stream.handle() as usize as sys::CUstream, mode));
+        });
+        Self { device: device.clone(), stream }
+    }
+}
+
+impl Drop for GlobalCapture {
+    fn drop(&mut self) {
+        // SAFETY: the stream lives, and is captured by this thread; what was captured, which is nothing, is destroyed once.
+        in_context(&self.device, || unsafe {
+            let mut graph = std::ptr::null_mut();
+            done(sys::cuStreamEndCapture(self.stream.handle() as usize as sys::CUstream, &mut graph));
+            done(sys::cuGraphDestroy(graph));
+        });
     }
 }
 

@@ -74,6 +74,21 @@ fn memory_that_peers_cannot_map_is_refused_and_harms_nothing() {
     });
 }
 
+/// That it is reached by nobody is not the caller's mistake.
+#[test]
+fn a_call_with_a_new_buffer_says_that_a_peer_has_gone() {
+    scenario("a_call_with_a_new_buffer_says_that_a_peer_has_gone", &[], None, || {
+        let mut ranks = joined_pair().unwrap();
+        drop(ranks.pop());
+        // That is a message.
+        std::thread::sleep(Duration::from_millis(300));
+        let region = ranks[0].region(400).unwrap();
+        let stream = ranks[0].stream().clone();
+        let error = call(&mut ranks[0], &region, &stream).unwrap_err();
+        assert_eq!(error, Error::PeerGone { rank: 0, peer: 1, calls: 1, completed: 0 });
+    });
+}
+
 /// Eight ranks at once, which make buffers faster than anybody maps them: nobody is cut off by too many words.
 #[test]
 fn many_buffers_at_once_are_no_flood() {

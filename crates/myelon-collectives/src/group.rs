@@ -62,17 +62,15 @@ impl Group {
     }
 
     fn poison_from(&self, error: Error, is_ours: bool) -> &Error {
-        let mut is_first = false;
-        let first = self.first_error.get_or_init(|| {
+        self.first_error.get_or_init(|| {
             let next = if self.is_recorded { DOCTOR } else { "" };
             tracing::warn!(%error, next, "the communicator is poisoned");
-            is_first = true;
+            // Before anybody sees it, who might say goodbye: what is told behind that is not heard.
+            if let (true, Some(peers)) = (is_ours, &self.peers) {
+                peers.failed(&error);
+            }
             error
-        });
-        if let (true, true, Some(peers)) = (is_ours, is_first, &self.peers) {
-            peers.failed(first);
-        }
-        first
+        })
     }
 
     /// Something happened to `peer`, which is another process. Never waits. Returns what is not the group's business.
@@ -185,8 +183,45 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use myelon_meet::Process;
+
     use super::*;
     use crate::error::ErrorKind;
+
+    /// Two threads of a rank: one finds an error, the other one sees it and drops the rank.
+    #[test]
+    fn peers_hear_an_error_before_the_goodbye_of_who_saw_it() {
+        for round in 0..100 {
+            let meeting = format!("group-{}-{round}", std::process::id());
+            let join = |rank| {
+                let process = Process::new(rank, 2, meeting.clone());
+                std::thread::spawn(move || process.join(&[]).unwrap())
+            };
+            let [own, peer] = [join(0), join(1)].map(|session| session.join().unwrap());
+            let (own_voice, peer_voice) = (own.voice(), peer.voice());
+            let group = Arc::new(Group::of_process(2, Peers { rank: 0, voice: own_voice.clone() }));
+            let own = own.watch(own_voice, |_, _| ()).unwrap();
+            let (heard, first) = mpsc::channel();
+            let is_note = move |_, event: Event<'_>| {
+                let _ = heard.send(matches!(event, Event::Note { .. }));
+            };
+            let peer = peer.watch(peer_voice, is_note).unwrap();
+            let poisoned = group.clone();
+            let finds = std::thread::spawn(move || {
+                poisoned.poison(Error::Task { message: "so".into() });
+            });
+            while group.first_error().is_none() {
+                std::hint::spin_loop();
+            }
+            group.drop_rank(0);
+            finds.join().unwrap();
+            assert_eq!(first.recv_timeout(Duration::from_secs(20)), Ok(true), "round {round}");
+            drop((own, peer));
+        }
+    }
 
     #[test]
     fn dropping_a_rank_ends_only_calls_that_need_it() {

@@ -13,7 +13,25 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What captured work uses. It lives as long as the graph, and then until no stream runs the graph any more.
-pub(crate) type Kept = Vec<Box<dyn Any + Send + Sync>>;
+#[derive(Default)]
+pub(crate) struct Kept {
+    things: Vec<Box<dyn Any + Send + Sync>>,
+    /// Each launch of the graph is a use of these, too.
+    users: Vec<Arc<Users>>,
+}
+
+impl Kept {
+    pub fn keep(&mut self, thing: impl Send + Sync + 'static) {
+        self.things.push(Box::new(thing));
+    }
+
+    /// Who asks `users` is to know of every launch of the graph.
+    pub fn tell(&mut self, users: &Arc<Users>) {
+        if !self.users.iter().any(|known| Arc::ptr_eq(known, users)) {
+            self.users.push(users.clone());
+        }
+    }
+}
 
 thread_local! {
     /// Whether a capture of this thread is under way: until it ends, the driver must not be asked about
@@ -34,9 +52,37 @@ pub(crate) fn thread_captures() -> bool {
 /// [`KernelError::NoDriver`] and what else finding it reports; [`KernelError::Driver`].
 pub fn leave_captures_alone() -> Result<(), KernelError> {
     driver()?;
-    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map(drop)
+}
+
+/// Sets what captures forbid this thread; returns what it was.
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode, KernelError> {
     // SAFETY: `mode` outlives the call, which leaves the mode before there.
-    unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }
+    unsafe { call!(cuThreadExchangeStreamCaptureMode(&mut mode)) }?;
+    Ok(mode)
+}
+
+/// As long as this lives, captures by other means forbid this thread nothing and are not broken by it, not even its own. What
+/// it does then has nothing to do with them.
+pub(crate) struct Beside(Option<sys::CUstreamCaptureMode>, PhantomData<*const ()>);
+
+impl Beside {
+    pub fn begin() -> Self {
+        let before = exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+        Self(
+            before.inspect_err(|error| tracing::debug!(%error, "captures go on as they are")).ok(),
+            PhantomData,
+        )
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let after = self.0.take().map(exchange);
+        if let Some(Err(error)) = after {
+            tracing::debug!(%error, "what captures forbid this thread stays changed");
+        }
+    }
 }
 
 /// A stream whose work is recorded and not carried out, until this is ended or dropped.
@@ -85,7 +131,7 @@ impl Capture {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives; `end` or `drop` ends the capture, on this thread.
         unsafe { call!(cuStreamBeginCapture_v2(stream.raw(), mode)) }?;
-        *kept = Some(Kept::new());
+        *kept = Some(Kept::default());
         CAPTURES.set(true);
         drop(kept);
         Ok(Self { stream: stream.clone(), under_way: true, _this_thread: PhantomData })
@@ -104,7 +150,7 @@ impl Capture {
         let mut raw = std::ptr::null_mut();
         // SAFETY: both handles live; zero is no flag.
         unsafe { call!(cuGraphInstantiateWithFlags(&mut raw, template.0, 0)) }?;
-        let parts = Arc::new(Parts { exec: Mutex::new(Exec { device: device.clone(), raw }), _kept: kept });
+        let parts = Arc::new(Parts { exec: Mutex::new(Exec { device: device.clone(), raw }), kept });
         let graph = DeviceGraph { device: device.clone(), parts: Some(parts), users: Users::default() };
         let prepared = Prepared::new(&self.stream)?;
         // SAFETY: both handles live, and the graph stays until the stream has passed this, by the line below.
@@ -121,9 +167,11 @@ impl Capture {
         let mut kept = self.stream.kept();
         // SAFETY: the stream lives and is captured; `template` outlives the call.
         let ended = unsafe { call!(cuStreamEndCapture(self.stream.raw(), &mut template)) };
-        let kept = kept.take().unwrap_or_default();
+        let recorded = kept.take().unwrap_or_default();
         CAPTURES.set(false);
-        ended.map(|()| (Template(template), kept))
+        // What was recorded may be dropped by the next line, and then asks this stream whether it is done.
+        drop(kept);
+        ended.map(|()| (Template(template), recorded))
     }
 }
 
@@ -175,7 +223,7 @@ impl Drop for Exec {
 /// What must stay while a stream runs the graph, dropped in this order.
 struct Parts {
     exec: Mutex<Exec>,
-    _kept: Kept,
+    kept: Kept,
 }
 
 /// Captured work, which a launch carries out again. It may be launched from any thread, and dropped at any
@@ -224,6 +272,8 @@ impl DeviceGraph {
             std::mem::forget(self.parts.clone());
         })?;
         self.users.add(&work);
+        let kept = self.parts.iter().flat_map(|parts| &parts.kept.users);
+        kept.for_each(|users| users.add(&work));
         Ok(work)
     }
 }

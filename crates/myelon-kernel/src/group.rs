@@ -40,7 +40,7 @@ pub(crate) struct Parts {
     /// In rank order.
     windows: Vec<Window>,
     /// `[ranks]`; none of a rank in another process.
-    faults: Vec<Option<FaultPage>>,
+    faults: Vec<Option<Page>>,
     imports: Mutex<Vec<Import>>,
 }
 
@@ -62,21 +62,25 @@ struct Import {
 /// all kernels of a GPU before it gives pinned memory back.
 static FREE_PAGES: Mutex<Vec<FaultPage>> = Mutex::new(Vec::new());
 
-fn fault_page(device: &Device) -> Result<FaultPage, KernelError> {
+/// A page that goes back to those that are free when it is dropped.
+struct Page(Option<FaultPage>);
+
+fn fault_page(device: &Device) -> Result<Page, KernelError> {
     let mut free = lock(&FREE_PAGES);
-    match free.iter().position(|page| page.device().ordinal() == device.ordinal()) {
+    let page = match free.iter().position(|page| page.device().ordinal() == device.ordinal()) {
         Some(index) => {
             let page = free.swap_remove(index);
             page.clear();
-            Ok(page)
+            page
         }
-        None => FaultPage::new(device),
-    }
+        None => FaultPage::new(device)?,
+    };
+    Ok(Page(Some(page)))
 }
 
-impl Drop for Parts {
+impl Drop for Page {
     fn drop(&mut self) {
-        lock(&FREE_PAGES).extend(self.faults.drain(..).flatten());
+        lock(&FREE_PAGES).extend(self.0.take());
     }
 }
 
@@ -110,12 +114,7 @@ fn window(
 }
 
 impl Group {
-    fn new(
-        layout: WindowLayout,
-        reach: Reach,
-        windows: Vec<Window>,
-        faults: Vec<Option<FaultPage>>,
-    ) -> Arc<Self> {
+    fn new(layout: WindowLayout, reach: Reach, windows: Vec<Window>, faults: Vec<Option<Page>>) -> Arc<Self> {
         let parts = Some(Parts { windows, faults, imports: Mutex::default() });
         Arc::new(Self { layout, reach, parts, users: Arc::default() })
     }
@@ -138,12 +137,12 @@ impl Group {
 
     /// The page of `rank`, if it is of this process.
     pub fn fault_page(&self, rank: usize) -> Option<&FaultPage> {
-        self.parts().faults[rank].as_ref()
+        self.parts().faults[rank].as_ref()?.0.as_ref()
     }
 
     /// The pages of this process's ranks.
     pub fn fault_pages(&self) -> impl Iterator<Item = &FaultPage> {
-        self.parts().faults.iter().flatten()
+        self.parts().faults.iter().flatten().flat_map(|page| &page.0)
     }
 
     /// `[ranks]` addresses at which each rank reaches `operand`, if all do.
@@ -197,8 +196,8 @@ impl Group {
         let lent: Vec<u64> = lent.map(|import| import.number).collect();
         let farewell =
             (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
-        // They go first, and then it is said.
-        Users::default().bury(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
+        // They go first, and then it is said. The thread that watches does this, which owners of other memory must not keep.
+        Users::default().bury_alone(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
     }
 }
 
@@ -249,7 +248,7 @@ pub struct LoneRank {
     layout: WindowLayout,
     kernels: Arc<Kernels>,
     window: DeviceMemory,
-    fault: FaultPage,
+    fault: Page,
 }
 
 impl LoneRank {

@@ -113,7 +113,7 @@ impl Operand {
         // kept by the promise that made it.
         unsafe { stream.fill_or_record(span, byte) }?;
         if let Some(kept) = kept.as_mut() {
-            kept.push(Box::new(self.clone()));
+            kept.keep(self.clone());
             return Ok(());
         }
         let work = prepared.queued(stream).inspect_err(|_| std::mem::forget(self.clone()))?;

@@ -267,7 +267,8 @@ impl RankRings {
             }
         }
         if let Some(kept) = kept.as_mut() {
-            kept.push(Box::new((self.group.clone(), input.clone(), output.clone())));
+            kept.keep((self.group.clone(), input.clone(), output.clone()));
+            kept.tell(&self.group.users);
             return Ok(Launched { kernel: kernel.name().to_owned(), shape, work: None });
         }
         let work = prepared.queued(stream).inspect_err(|_| {

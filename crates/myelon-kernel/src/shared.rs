@@ -8,7 +8,7 @@ use myelon_ring::words::RANKS_MAX;
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::foreign::{Exported, ForeignMemory, Handles};
-use crate::graph::thread_captures;
+use crate::graph::{Beside, thread_captures};
 use crate::memory::{DeviceMemory, DeviceSpan};
 use crate::operand::Operand;
 use crate::peer::Mapped;
@@ -34,6 +34,7 @@ impl StreamUse {
         if thread_captures() {
             return false;
         }
+        let _beside = Beside::begin();
         let state = match self {
             Self::Ours(stream) => stream.query(),
             Self::Theirs { end, .. } => end.query(),
@@ -71,10 +72,10 @@ impl StreamUse {
     fn end(&self) -> Result<Arc<DeviceEvent>, KernelError> {
         match self {
             Self::Ours(stream) => {
-                let kept = stream.kept();
-                if kept.is_some() || thread_captures() {
+                if thread_captures() {
                     return Err(KernelError::Captured { what: "an event" });
                 }
+                let _eager = stream.not_captured("an event")?;
                 let event = DeviceEvent::new(stream.device())?;
                 stream.record(&event)?;
                 Ok(Arc::new(event))
@@ -131,6 +132,16 @@ impl Users {
     /// Drops `what` once none of them, nor of `others`, can use it any more, and does not wait for that.
     pub fn bury(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
         reap();
+        self.bury_what(others, what, false);
+    }
+
+    /// The same with `what` no owner keeps, and drops nothing else: for threads that owners of memory may not hold up.
+    pub fn bury_alone(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
+        self.bury_what(others, what, true);
+    }
+
+    fn bury_what(&self, others: &[Arc<Users>], what: Box<dyn Send>, is_alone: bool) {
+        let _beside = (!thread_captures()).then(Beside::begin);
         let mut users = std::mem::take(&mut *lock(&self.0));
         others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
         let busy = users.iter().filter(|user| !user.is_done());
@@ -147,7 +158,7 @@ impl Users {
         if uses.is_empty() && !thread_captures() {
             return drop(what);
         }
-        lock(&GRAVEYARD).push(Buried { uses, _what: what });
+        lock(&GRAVEYARD).push(Buried { uses, is_alone, _what: what });
     }
 }
 
@@ -157,26 +168,33 @@ const MANY: usize = 32;
 /// What waits for streams to end before it is dropped, or for a capture of this thread.
 struct Buried {
     uses: Vec<StreamUse>,
+    /// No owner of memory is dropped with it.
+    is_alone: bool,
     _what: Box<dyn Send>,
 }
 
 static GRAVEYARD: Mutex<Vec<Buried>> = Mutex::new(Vec::new());
 
-/// Drops what was left to streams that used it, and that none uses any more. Whatever allocates or drops memory does so,
-/// too; while this thread captures, nothing is done.
+/// Drops what was left to streams that used it, and that none uses any more, with its owners, who may do anything.
+/// Whatever allocates or drops memory does so, too; while this thread captures, nothing is done.
 pub fn reap() {
     if thread_captures() {
         return;
     }
-    let mut free = Vec::new();
     let mut buried = lock(&GRAVEYARD);
+    if buried.is_empty() {
+        return;
+    }
+    let _beside = Beside::begin();
+    let mut free = Vec::new();
     for index in (0..buried.len()).rev() {
         if buried[index].uses.iter().all(StreamUse::is_done) {
             free.push(buried.swap_remove(index));
         }
     }
-    // Dropped without the lock.
+    // Dropped without the lock, and what an owner might hold up first.
     drop(buried);
+    free.sort_by_key(|it| !it.is_alone);
 }
 
 /// Memory that remembers which streams use it: dropping it never waits, and never takes memory away from work that is

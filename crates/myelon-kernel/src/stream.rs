@@ -122,10 +122,7 @@ impl DeviceStream {
     ///
     /// As for [`DeviceStream::synchronize`].
     pub fn query(&self) -> Result<bool, KernelError> {
-        let kept = self.kept();
-        if kept.is_some() {
-            return Err(KernelError::Captured { what: "a question" });
-        }
+        let _eager = self.not_captured("a question")?;
         let _current = self.device.bind()?;
         // SAFETY: the stream lives.
         check_ready("cuStreamQuery", unsafe { sys::cuStreamQuery(self.raw) })

@@ -5,11 +5,15 @@
 // unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
 // end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail, with
 // FAKE_SPARE=n not the first n times; FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives
-// both GPUs one name, FAKE_SLOW_CLOSE=1 takes 50 ms to close an allocation of another process. A kernel records a
-// fault, or with FAKE_QUIET=1 nothing.
+// both GPUs one name, FAKE_SLOW_CLOSE=1 takes 50 ms to close an allocation of another process, FAKE_JITTER=seed lets
+// calls take a little longer, as the seed has it, FAKE_BUSY=ms lets kernels of GPU 1 run so long, FAKE_GONE=1 allows
+// kernels of which a peer has unmapped the buffers, as one that is gone has, FAKE_PINNED=1 forbids to give pinned memory
+// back. A kernel records a fault, or with
+// FAKE_QUIET=1 nothing.
 //
-// Work is done when it is queued. All streams of a GPU are one here, and a capture of it is one that forbids
-// its thread everything that a capture by thread may forbid; what it records is done by each launch.
+// Work is done when it is queued, though FAKE_BUSY lets nobody see it for a while. All streams of a GPU are one here, and
+// a capture of it is one that forbids its thread everything that a capture by thread may forbid, and a global one
+// all others, too; what it records is done by each launch.
 //
 // Memory that is exported is known by what is in its file; another mapping of it has bytes of its own. So has a plain
 // allocation that is opened by its handle; to free it while it is open is a breach.
@@ -20,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef int result;
@@ -42,7 +47,19 @@ static uint64_t stamps;
 static int handles[MANY];  // place in physical, plus 1
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 static void unlock(pthread_mutex_t** held) { pthread_mutex_unlock(*held); }
-#define LOCKED __attribute__((cleanup(unlock))) pthread_mutex_t* held_ = &memory_lock; pthread_mutex_lock(held_)
+#define LOCKED jitter(); __attribute__((cleanup(unlock))) pthread_mutex_t* held_ = &memory_lock; pthread_mutex_lock(held_)
+
+// Every call begins by this, or makes a context current before.
+static void jitter(void) {
+    static __thread uint64_t state;
+    static _Atomic uint64_t threads;
+    char const* seed = getenv("FAKE_JITTER");
+    if (!seed) return;
+    if (!state) state = (strtoull(seed, 0, 10) * 1000 + ++threads) * 0x9e3779b97f4a7c15 | 1;
+    state ^= state << 13; state ^= state >> 7; state ^= state << 17;
+    // One in 16 takes up to 1 ms, one in 1024 up to 20 ms.
+    if (state >> 60 == 0) usleep((state >> 50 & 63) == 0 ? state % 20000 : state % 1000);
+}
 
 static void breach(char const* why) { fprintf(stderr, "BREACH: %s\n", why); _exit(97); }
 #define NEED(condition) do { if (!(condition)) breach(#condition); } while (0)
@@ -61,6 +78,8 @@ static result fails(char const* name) {
 #define CALL(name) do { result code = fails(#name); if (code) return code; } while (0)
 
 __attribute__((destructor)) static void report(void) {
+    // Other threads may be about to free the last of it.
+    for (int i = 0; i < 2000 && (streams | events | pages | reserved | mapped | allocated | opened); ++i) usleep(1000);
     fprintf(stderr, "ALIVE: depth %d contexts %d streams %d events %d pages %d reserved %d mapped %d allocated %d opened %d pinned %d modules %d graphs %d execs %d launches %d\n",
             depth, retained, streams, events, pages, reserved, mapped, allocated, opened, pinned, modules, graphs, execs, launches);
 }
@@ -72,8 +91,11 @@ struct list { int count; struct work work[8]; };
 static struct list* capturing;
 static void* captured_stream;
 static __thread int captures_here;
+// What captures forbid a thread, in the driver's numbers: 0 all of them, 1 its own, 2 none.
+static __thread int mode_here;
+static _Atomic int captures_globally;
 // What a thread that captures may not ask or do.
-#define EAGER NEED(!captures_here)
+#define EAGER NEED(mode_here == 2 || (!captures_here && (mode_here || !captures_globally)))
 // Whether work on this stream is recorded.
 static int recorded(void* stream, struct work work) {
     if (!capturing || stream != captured_stream) return 0;
@@ -81,8 +103,13 @@ static int recorded(void* stream, struct work work) {
     capturing->work[capturing->count++] = work;
     return 1;
 }
+static int gpu(void) { return (int)(stack[depth - 1] - CONTEXTS); }
+static _Atomic int64_t busy_until;
+static int64_t now_ms(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000 + t.tv_nsec / 1000000; }
+static int64_t busy_ms(void) { int64_t left = gpu() == 1 ? busy_until - now_ms() : 0; return left > 0 ? left : 0; }
 static void launch_now(struct launch launch) {
     launches++;
+    if (getenv("FAKE_BUSY") && gpu() == 1) busy_until = now_ms() + atoi(getenv("FAKE_BUSY"));
     // The counters of waits in the page: 1024 polls for data a launch, 2048 for credit, and 5000 ns.
     uint64_t* waits = (uint64_t*)launch.fault + 256 / 8;
     __atomic_fetch_add(&waits[0], 1024, __ATOMIC_RELAXED);
@@ -110,8 +137,8 @@ result cuDeviceGetP2PAttribute(int* v, int a, int x, int y) { NEED(x != y); *v =
 
 result cuDevicePrimaryCtxRetain(void** c, int d) { CALL(cuDevicePrimaryCtxRetain); retained++; *c = (void*)(long)(CONTEXTS + d); return 0; }
 result cuDevicePrimaryCtxRelease_v2(int d) { NEED(d < GPUS && retained > 0); retained--; return 0; }
-result cuCtxPushCurrent_v2(void* c) { NEED((long)c >= CONTEXTS && (long)c < CONTEXTS + GPUS && depth < 64); stack[depth++] = (long)c; return 0; }
-result cuCtxPopCurrent_v2(void** c) { NEED(depth > 0); *c = (void*)stack[--depth]; return 0; }
+result cuCtxPushCurrent_v2(void* c) { jitter(); NEED((long)c >= CONTEXTS && (long)c < CONTEXTS + GPUS && depth < 64); stack[depth++] = (long)c; return 0; }
+result cuCtxPopCurrent_v2(void** c) { jitter(); NEED(depth > 0); *c = (void*)stack[--depth]; return 0; }
 
 result cuMemGetInfo_v2(size_t* free, size_t* total) { CURRENT; *free = 3 << 20; *total = (size_t)1 << 34; return 0; }
 struct location { int type, id; };
@@ -227,7 +254,6 @@ result cuMemSetAccess(address a, size_t n, struct access const* d, size_t count)
     for (size_t k = 0; k < count; ++k) { NEED(d[k].where.type == 1 && d[k].flags == 3); maps[i].users |= 1 << d[k].where.id; }
     return 0;
 }
-static int gpu(void) { return (int)(stack[depth - 1] - CONTEXTS); }
 static void reaches(address a, size_t n) {
     LOCKED;
     for (address end = a + n; a < end;) {
@@ -294,6 +320,8 @@ result cuIpcOpenMemHandle_v2(address* a, struct handle h, unsigned flags) {
 }
 result cuIpcCloseMemHandle(address a) {
     CURRENT; EAGER;
+    // Nobody knows what a kernel that still runs touches of a peer.
+    NEED(!busy_ms());
     if (getenv("FAKE_SLOW_CLOSE")) usleep(50000);
     LOCKED;
     int i = map_of(a);
@@ -330,21 +358,22 @@ result cuPointerGetAttributes(unsigned n, int* which, void** out, address a) {
 
 result cuStreamCreate(void** s, unsigned flags) { CURRENT; CALL(cuStreamCreate); NEED(flags == 1); streams++; *s = (void*)stack[depth - 1]; return 0; }
 result cuStreamDestroy_v2(void* s) { CURRENT; NEED(s && streams > 0); streams--; return 0; }
-result cuStreamSynchronize(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamSynchronize); return 0; }
-result cuStreamQuery(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamQuery); return 0; }
+result cuStreamSynchronize(void* s) { CURRENT; EAGER; (void)s; CALL(cuStreamSynchronize); usleep(1000 * busy_ms()); return 0; }
+result cuStreamQuery(void* s) { CURRENT; EAGER; NEED(!captures_globally || s != captured_stream); CALL(cuStreamQuery); return busy_ms() ? 600 : 0; }
 result cuStreamGetCtx(void* s, void** c) { CURRENT; *c = s ? s : (void*)stack[depth - 1]; return 0; }
 result cuStreamWaitEvent(void* s, void* e, unsigned flags) { CURRENT; EAGER; NEED(s && e && flags == 0); return 0; }
 result cuLaunchHostFunc(void* s, void (*task)(void*), void* data) { CURRENT; EAGER; NEED(s && task); task(data); return 0; }
 result cuEventCreate(void** e, unsigned flags) { CURRENT; NEED(flags == 0 || flags == 2); events++; *e = (void*)(long)(0x10 + flags); return 0; }
 result cuEventDestroy_v2(void* e) { CURRENT; NEED(e && events > 0); events--; return 0; }
 result cuEventRecord(void* e, void* s) { CURRENT; EAGER; NEED(e && s); return 0; }
-result cuEventSynchronize(void* e) { CURRENT; EAGER; NEED(e); return 0; }
-result cuEventQuery(void* e) { CURRENT; EAGER; NEED(e); CALL(cuEventQuery); return 0; }
+result cuEventSynchronize(void* e) { CURRENT; EAGER; NEED(e); usleep(1000 * busy_ms()); return 0; }
+result cuEventQuery(void* e) { CURRENT; EAGER; NEED(e); CALL(cuEventQuery); return busy_ms() ? 600 : 0; }
 result cuEventElapsedTime(float* ms, void* a, void* b) { CURRENT; if ((long)a != 0x10 || (long)b != 0x10) return 400; *ms = 1.5f; return 0; }
 
 result cuMemHostAlloc(void** p, size_t n, unsigned flags) { CURRENT; CALL(cuMemHostAlloc); NEED(flags == 3); pinned++; *p = aligned_alloc(4096, n); memset(*p, 0xff, n); return 0; }
 result cuMemHostGetDevicePointer_v2(address* a, void* p, unsigned flags) { CURRENT; CALL(cuMemHostGetDevicePointer_v2); NEED(flags == 0); *a = (address)p; return 0; }
-result cuMemFreeHost(void* p) { CURRENT; NEED(pinned > 0); free(p); pinned--; return 0; }
+// It waits for all kernels of a GPU, and one may wait for who is here.
+result cuMemFreeHost(void* p) { CURRENT; NEED(pinned > 0 && !getenv("FAKE_PINNED")); free(p); pinned--; return 0; }
 
 result cuModuleLoadDataEx(void** m, void const* image, unsigned n, int* options, void** values) {
     CURRENT;
@@ -381,6 +410,8 @@ static size_t within(address a) {
     NEED(i >= 0);
     return a - (r < 0 ? maps[i].start : ranges[r].start);
 }
+// The same place of the same memory, whoever maps it where; locked.
+static int meet(address at, address own) { return !at || (getenv("FAKE_GONE") && map_of(at) < 0) || within(at) == within(own); }
 result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void** extra) {
     CURRENT; CALL(cuLaunchKernelEx);
     NEED(sizeof(struct attribute) == 72 && c->count <= 1);
@@ -392,9 +423,7 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
     for (uint32_t r = 0; r < args->ranks; ++r) {
         reaches(args->window[r], 8);
         LOCKED;
-        // The same place of the same memory, whoever maps it where.
-        NEED(!args->input_at[r] || within(args->input_at[r]) == within(args->input));
-        NEED(!args->output_at[r] || within(args->output_at[r]) == within(args->output));
+        NEED(meet(args->input_at[r], args->input) && meet(args->output_at[r], args->output));
     }
     struct launch launch = {(uint32_t*)args->fault, args->rank, c->grid[0], c->block[0]};
     if (!recorded(c->stream, (struct work){.launch = launch})) launch_now(launch);
@@ -402,17 +431,23 @@ result cuLaunchKernelEx(struct config const* c, void* f, void** parameters, void
 }
 
 result cuStreamIsCapturing(void* s, int* status) { CURRENT; NEED(s); *status = capturing && s == captured_stream; return 0; }
-result cuThreadExchangeStreamCaptureMode(int* mode) { NEED(*mode == 1); *mode = 0; return 0; }
+result cuThreadExchangeStreamCaptureMode(int* mode) {
+    NEED(*mode >= 0 && *mode <= 2);
+    int before = mode_here;
+    mode_here = *mode; *mode = before;
+    return 0;
+}
 result cuStreamBeginCapture_v2(void* s, int mode) {
     CURRENT; CALL(cuStreamBeginCapture_v2);
-    NEED(s && mode == 1 && !capturing);
+    NEED(s && (mode == 0 || mode == 1) && !capturing);
+    captures_globally = mode == 0;
     capturing = calloc(1, sizeof *capturing); captured_stream = s; captures_here = 1;
     return 0;
 }
 result cuStreamEndCapture(void* s, void** graph) {
     CURRENT;
     NEED(captures_here && s == captured_stream);
-    *graph = capturing; capturing = 0; captures_here = 0; graphs++;
+    *graph = capturing; capturing = 0; captures_here = 0; captures_globally = 0; graphs++;
     if (fails("cuStreamEndCapture")) { free(*graph); *graph = 0; graphs--; return fails("cuStreamEndCapture"); }
     return 0;
 }

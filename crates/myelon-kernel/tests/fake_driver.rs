@@ -499,8 +499,18 @@ fn a_capture_that_fails_leaves_nothing() {
         scenario("a_capture_that_fails_leaves_nothing", &[("FAKE_FAIL", call)], || {
             let gpu = Device::open(0).unwrap();
             let (memory, stream) = operand(&gpu, 4);
+            let (last, _) = operand(&gpu, 4);
+            last.fill(&stream, 1).unwrap();
+            // Where dropping what was recorded asks the stream with its lock held, this does not end.
+            std::thread::spawn(|| {
+                std::thread::sleep(std::time::Duration::from_secs(20));
+                eprintln!("it hangs");
+                std::process::exit(1);
+            });
             let error = Capture::begin(&stream).and_then(|capture| {
                 memory.fill(&stream, 1)?;
+                last.fill(&stream, 2)?;
+                drop(last);
                 capture.end()
             });
             let KernelError::Driver { call, code: 999, .. } = error.unwrap_err() else { panic!("no error") };

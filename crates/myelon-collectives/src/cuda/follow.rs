@@ -1,4 +1,5 @@
-//! Nobody need wait for a GPU's calls, so one thread of the process looks how far they have come, for the record alone.
+//! Nobody need wait for a GPU's calls, so one thread of the process looks how far they have come: for the record, and to
+//! free memory that was dropped while calls still used it, here or at a peer that waits to hear of it.
 //!
 //! It costs a call nothing. A few times a second the thread asks for the end of what each rank has called by then, by
 //! one event of its own, and never waits for a rank that makes a call just then. It sleeps while there are no ranks.
@@ -6,7 +7,7 @@
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use myelon_kernel::{DeviceEvent, StreamUse, leave_captures_alone};
+use myelon_kernel::{DeviceEvent, StreamUse, leave_captures_alone, reap};
 use myelon_recorder::Waits;
 use myelon_ring::words::WaitCounts;
 
@@ -55,7 +56,7 @@ fn follower() -> Option<&'static Follower> {
         let thread = std::thread::Builder::new().name("myelon record".into());
         let body = || {
             if let Err(error) = leave_captures_alone() {
-                return tracing::debug!(%error, "calls that nobody waits for are recorded as made, not as complete");
+                return tracing::debug!(%error, "calls that nobody waits for are recorded as made, not as complete, and memory is freed by the next that is");
             }
             FOLLOWER.look()
         };
@@ -108,6 +109,8 @@ impl Follower {
                 entry.followed.look(entry.rank, &mut entry.asked);
             }
             drop(ranks);
+            // With nothing locked: it drops owners of memory.
+            reap();
             std::thread::sleep(TICK);
         }
     }

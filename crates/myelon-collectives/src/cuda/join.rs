@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
-use myelon_kernel::{Device, LoneRank, PeerMemory, RankRings};
+use myelon_kernel::{Device, LoneRank, PeerMemory, RankRings, leave_captures_alone};
 use myelon_meet::{Event, Process, Session, Told};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,16 @@ pub(crate) fn join(
     let members = vec![Member { rings, record, last_call: Mutex::default() }];
     let registrations = Registrations::new(ranks, Some((rank, voice.clone())));
     let shared = Arc::new(Shared { group, deadline: config.deadline(), members, offers, registrations });
-    let hearing = shared.clone();
-    let watch = session.watch(voice, move |peer, event| hearing.hear(peer, event))?;
+    let (hearing, mut is_alone) = (shared.clone(), false);
+    let watch = session.watch(voice, move |peer, event| {
+        // Peers say what makes this thread map and unmap memory, whatever is captured here just then.
+        if !std::mem::replace(&mut is_alone, true)
+            && let Err(error) = leave_captures_alone()
+        {
+            tracing::debug!(%error, "what peers say may break a capture of others");
+        }
+        hearing.hear(peer, event);
+    })?;
     let rank = CudaRank {
         rank,
         ring_bytes: layout.bytes() as u64,
@@ -203,7 +211,7 @@ impl Shared {
         let (is_last, is_dead) = (!matches!(event, Event::Note { .. }), matches!(event, Event::Dead(_)));
         let (rings, offers) =
             (&self.members[0].rings, self.offers.as_ref().expect("there are other processes"));
-        if offers.is_outlived() {
+        if offers.is_closed() {
             // The rank is dropped, and only waits for peers to close what it lent them.
             if let Event::Note { bytes, .. } = event
                 && let Ok(note @ (Note::Reached { .. } | Note::Refused { .. } | Note::Closed { .. })) =

@@ -13,12 +13,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use myelon_kernel::{Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory};
+use myelon_kernel::{
+    Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory, leave_captures_alone,
+};
 use myelon_meet::{Voice, Watch};
 use myelon_ring::words::RANKS_MAX;
 
 use super::errors::error_of;
-use super::lent::Lents;
+use super::lent::{Lent, Lents};
 use crate::error::Error;
 use crate::told::{How, Note};
 
@@ -262,14 +264,15 @@ impl Offers {
                 None
             }
         };
-        self.settle(state);
+        drop(self.settle(state));
         if let Some(done) = done {
             done(Err("it was dropped before all ranks had mapped it".into()));
         }
     }
 
-    /// Takes out what all have answered and nobody asks for any more, and what nobody has open.
-    fn settle(&self, mut state: MutexGuard<'_, State>) {
+    /// Takes out what all have answered and nobody asks for any more, and what nobody has open, which is returned.
+    #[must_use]
+    fn settle(&self, mut state: MutexGuard<'_, State>) -> Vec<Lent> {
         let closed = state.lent.take_closed();
         let is_settled = |waiting: &mut Waiting| {
             waiting.is_answered_by(self.ranks) && (waiting.is_left || waiting.refusal.is_none())
@@ -288,7 +291,7 @@ impl Offers {
         self.tell_left(state);
         // Without the lock: registrations have one of their own, and another memory may be withdrawn by what is dropped.
         reached.into_iter().for_each(|done| done(Ok(())));
-        drop(closed);
+        closed
     }
 
     /// Tells the peers what nothing uses any more, unless one has not answered to that yet.
@@ -354,7 +357,7 @@ impl Offers {
                 }
             }
         }
-        self.settle(state);
+        let_go(self.settle(state));
         if let Some((done, reason)) = refused {
             done(Err(reason));
         }
@@ -387,7 +390,8 @@ impl Offers {
         let is_over = !state.lent.are_open();
         let watch = state.watch.take_if(|_| is_over);
         drop(state);
-        drop((closed, watch));
+        let_go(closed);
+        drop(watch);
     }
 
     /// Leaves what `peer` calls by one of `numbers`, or all that is its own, and tells it what it may free then.
@@ -423,9 +427,14 @@ impl Offers {
         self.release(state);
     }
 
-    /// Whether the rank is dropped, and peers are only heard until they have closed what it lent.
-    pub fn is_outlived(&self) -> bool {
-        self.lock().watch.is_some()
+    /// Whether a peer is gone or the communicator has failed: then nobody answers any more, and nobody needs an answer.
+    pub fn is_over(&self) -> bool {
+        self.lock().is_over()
+    }
+
+    /// Whether the rank is being dropped, or is: then peers are only heard until they have closed what it lent.
+    pub fn is_closed(&self) -> bool {
+        !*self.is_open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn voice(&self) -> &Voice {
@@ -457,6 +466,24 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.lock().closing -= 1;
+    }
+}
+
+/// Drops what no peer has open any more by a thread of its own. Owners may do anything when they are dropped, also wait for
+/// who waits for the thread that watches, or for its end.
+fn let_go(closed: Vec<Lent>) {
+    if closed.is_empty() {
+        return;
+    }
+    let body = || {
+        if let Err(error) = leave_captures_alone() {
+            tracing::debug!(%error, "memory is freed as captures of others allow it");
+        }
+        drop(closed);
+    };
+    // Where there can be no thread, this one drops it.
+    if let Err(error) = std::thread::Builder::new().name("myelon owners".into()).spawn(body) {
+        tracing::debug!(%error, "owners of memory are dropped by the thread that watches");
     }
 }
 

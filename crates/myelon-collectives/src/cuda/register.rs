@@ -100,6 +100,10 @@ impl CudaRank {
                 && !self.rings().is_window(operand)
             {
                 offers.wait(None, self.deadline)?;
+                if offers.is_over() {
+                    // No call can be made any more, and making this one says why.
+                    continue;
+                }
             }
             if self.windows && !self.rings().is_window(operand) {
                 let needed = "memory that a rank of this communicator allocated or registered, as windows were \
