@@ -128,6 +128,34 @@ fn what_a_rank_drops_its_peers_leave() {
     });
 }
 
+/// Without the promise of windows nobody has to map what a rank allocates, and only the rank itself may be kept waiting.
+#[test]
+fn what_a_slow_peer_does_not_map_is_the_ranks_alone() {
+    let slow = [("FAKE_SLOW", "cuMemImportFromShareableHandle:700")];
+    scenario("what_a_slow_peer_does_not_map_is_the_ranks_alone", &slow, None, || {
+        let limit = Duration::from_millis(200);
+        let builder =
+            Communicator::builder().backend(Backend::Cuda).deadline(limit).record(RecordPlace::None);
+        let mut ranks =
+            conformance::join([0, 1].map(|device| builder.clone().devices(vec![device])).into()).unwrap();
+        let start = Instant::now();
+        // The fifth finds four that are not answered, and so does the sixth.
+        let regions: Vec<Region> = (0..6).map(|_| ranks[0].region(400).unwrap()).collect();
+        let took = start.elapsed();
+        assert!(took >= 2 * limit, "{took:?}");
+        let theirs = ranks[1].region(400).unwrap();
+        for region in &regions {
+            for (rank, region) in ranks.iter_mut().zip([region, &theirs]) {
+                let stream = rank.stream().clone();
+                call(rank, region, &stream).unwrap();
+                stream.synchronize().unwrap();
+                let plan = rank.last_launch().unwrap().plan;
+                assert_ne!(plan.algorithm.name(), "direct");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_rank_whose_memory_is_short_says_so_and_harms_nothing() {
     let short = [("FAKE_FAIL", "cuMemCreate:2"), ("FAKE_SPARE", "3")];

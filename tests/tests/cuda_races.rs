@@ -89,7 +89,7 @@ impl Drop for Locks {
 /// Who drops a rank may hold what the owner of its memory waits for.
 #[test]
 fn an_owner_may_wait_for_who_drops_the_rank() {
-    scenario("an_owner_may_wait_for_who_drops_the_rank", &[("FAKE_SLOW_CLOSE", "1")], || {
+    scenario("an_owner_may_wait_for_who_drops_the_rank", &[("FAKE_SLOW", "cuIpcCloseMemHandle:50")], || {
         within_a_minute(|| {
             let mut ranks = pair([0, 1], true, LONG);
             let (freed, lock) = (Freed::default(), Arc::new(Mutex::new(())));

@@ -304,7 +304,7 @@ fn graphs_leave_nothing() {
 /// Whatever is dropped first, and however long a peer takes to close what it has open.
 #[test]
 fn tensors_outlive_what_may_use_them() {
-    for settings in [&[][..], &[("FAKE_SLOW_CLOSE", "1")]] {
+    for settings in [&[][..], &[("FAKE_SLOW", "cuIpcCloseMemHandle:50")]] {
         scenario("tensors_outlive_what_may_use_them", settings, None, outlived);
         if std::env::var_os("MYELON_TESTS_FAKE_CUDA").is_some() {
             return;

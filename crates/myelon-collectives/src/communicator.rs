@@ -37,8 +37,8 @@ use crate::tuning_file::Tuned;
 /// * **Disagreement is an error.** Ranks whose calls differ find out: [`Error::Disagreement`].
 /// * **GPUs are shared in order.** Kernels of two communicators that run on one GPU at the same time need room
 ///   beside each other, or the same order on all ranks; else they wait for each other until the deadline.
-/// * **Dropping never blocks.** Calls in flight that need the dropped rank end with [`Error::PeerGone`];
-///   so synchronize first. Streams and memory of a dropped communicator stay usable.
+/// * **Dropping waits for no call**; at most a second for memory of a peer that is just being closed, where ranks are
+///   processes. Calls in flight that need the dropped rank end with [`Error::PeerGone`], so synchronize first. Streams and memory of a dropped communicator stay usable.
 ///
 /// # Example
 ///

@@ -179,12 +179,13 @@ impl Group {
         lock(&self.parts().imports).push(Import { peer, number, memory });
     }
 
-    /// Unmaps those of `peer` whose number is `wanted`, once nothing that is queued can use them; never waits. `closed` is
-    /// then told those that the peer must keep until then, if there are any.
+    /// Unmaps those of `peer` whose number is `wanted`, once nothing that is queued can use them, or at once where the rank
+    /// `is_idle`; never waits. `closed` is then told those that the peer must keep until then, if there are any.
     pub fn leave(
         &self,
         peer: usize,
         wanted: impl Fn(u64) -> bool,
+        is_idle: bool,
         closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static,
     ) {
         let left = |import: &mut Import| import.peer == peer && wanted(import.number);
@@ -197,7 +198,9 @@ impl Group {
         let farewell =
             (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
         // They go first, and then it is said. The thread that watches does this, which owners of other memory must not keep.
-        Users::default().bury_alone(std::slice::from_ref(&self.users), Box::new((left, Farewell(farewell))));
+        // Streams that have other work than calls to do use nothing of peers.
+        let users = if is_idle { &[][..] } else { std::slice::from_ref(&self.users) };
+        Users::default().bury_alone(users, Box::new((left, Farewell(farewell))));
     }
 }
 

@@ -132,12 +132,18 @@ impl RankRings {
     /// Unmaps what `peer` calls by one of `numbers`, once nothing that is queued by now can use it. Never waits. `closed` is
     /// run when that is done, with those numbers, if any, whose memory the peer must keep until then; by any thread.
     pub fn leave(&self, peer: usize, numbers: &[u64], closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static) {
-        self.group.leave(peer, |number| numbers.contains(&number), closed);
+        self.group.leave(peer, |number| numbers.contains(&number), false, closed);
     }
 
-    /// The same with all that is `peer`'s, but for its window.
-    pub fn leave_all(&self, peer: usize, closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static) {
-        self.group.leave(peer, |_| true, closed);
+    /// The same with all that is `peer`'s, but for its window; at once where the rank `is_idle`: **every call of it that was
+    /// made, and every launch of a graph of such, is complete, and none will be made.**
+    pub fn leave_all(
+        &self,
+        peer: usize,
+        is_idle: bool,
+        closed: impl FnOnce(Vec<u64>) + Send + Sync + 'static,
+    ) {
+        self.group.leave(peer, |_| true, is_idle, closed);
     }
 
     /// Lets all ranks, which are of this process, reach `memory`, which somebody else allocated: they do when this

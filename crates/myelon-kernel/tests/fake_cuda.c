@@ -5,11 +5,10 @@
 // unmapping what is not mapped, wrong sizes. A breach ends the process with status 97 and its reason. At the
 // end it prints what is still alive, so that leaks show. FAKE_FAIL=name or name:code lets one call fail, with
 // FAKE_SPARE=n not the first n times; FAKE_NO_HANDLES=1 refuses memory that can be exported, FAKE_ONE_MODEL=1 gives
-// both GPUs one name, FAKE_SLOW_CLOSE=1 takes 50 ms to close an allocation of another process, FAKE_JITTER=seed lets
-// calls take a little longer, as the seed has it, FAKE_BUSY=ms lets kernels of GPU 1 run so long, FAKE_GONE=1 allows
-// kernels of which a peer has unmapped the buffers, as one that is gone has, FAKE_PINNED=1 forbids to give pinned memory
-// back. A kernel records a fault, or with
-// FAKE_QUIET=1 nothing.
+// both GPUs one name, FAKE_SLOW=name:ms lets one call take so long, FAKE_JITTER=seed lets calls take a little longer, as
+// the seed has it, FAKE_BUSY=ms lets kernels of GPU 1 run so long, FAKE_GONE=1 allows kernels of which a peer has unmapped
+// the buffers, as one that is gone has, FAKE_PINNED=1 forbids to give pinned memory back. A kernel records a fault, or
+// with FAKE_QUIET=1 nothing.
 //
 // Work is done when it is queued, though FAKE_BUSY lets nobody see it for a while. All streams of a GPU are one here, and
 // a capture of it is one that forbids its thread everything that a capture by thread may forbid, and a global one
@@ -75,7 +74,12 @@ static result fails(char const* name) {
     if (wanted[length] == ':') return atoi(wanted + length + 1);
     return wanted[length] == 0 ? 999 : 0;
 }
-#define CALL(name) do { result code = fails(#name); if (code) return code; } while (0)
+static void slow(char const* name) {
+    char const* wanted = getenv("FAKE_SLOW");
+    size_t length = strlen(name);
+    if (wanted && strncmp(wanted, name, length) == 0 && wanted[length] == ':') usleep(1000 * atoi(wanted + length + 1));
+}
+#define CALL(name) do { slow(#name); result code = fails(#name); if (code) return code; } while (0)
 
 __attribute__((destructor)) static void report(void) {
     // Other threads may be about to free the last of it.
@@ -322,7 +326,7 @@ result cuIpcCloseMemHandle(address a) {
     CURRENT; EAGER;
     // Nobody knows what a kernel that still runs touches of a peer.
     NEED(!busy_ms());
-    if (getenv("FAKE_SLOW_CLOSE")) usleep(50000);
+    slow("cuIpcCloseMemHandle");
     LOCKED;
     int i = map_of(a);
     NEED(i >= 0 && maps[i].kind == OPENED && maps[i].start == a && (maps[i].users >> gpu() & 1));

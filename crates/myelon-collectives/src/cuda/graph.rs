@@ -91,10 +91,10 @@ impl Replay for CudaGraph {
             return self.graph.launch(queue.stream()).map(drop).map_err(error_of);
         }
         let mut last_call = self.shared.last_call(self.rank);
+        self.shared.chain(last_call.as_ref(), queue.stream())?;
         let number = self.shared.group.make_calls(self.rank, self.calls.calls);
         let number = number.inspect_err(|error| self.shared.member(self.rank).record.failed(error, false))?;
-        let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
-        let launched = chained.and_then(|()| self.graph.launch(queue.stream()));
+        let launched = self.graph.launch(queue.stream());
         // The peers' calls can't complete without these.
         *last_call = Some(launched.map_err(|error| self.shared.poison(error_of(error)))?);
         let made = Row { number: number + 1 - self.calls.calls, stream: queue.number(), ..self.calls };

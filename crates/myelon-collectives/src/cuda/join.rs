@@ -238,7 +238,7 @@ impl Shared {
         if is_last {
             offers.gone(peer, is_dead);
             self.registrations.gone(peer);
-            offers.leave(rings, peer, None);
+            offers.leave_all(rings, peer, false);
         }
         if let Some(error) = self.group.first_error() {
             self.end(error);

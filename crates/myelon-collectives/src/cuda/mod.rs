@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use myelon_kernel::{
-    Device, DeviceSpan, DeviceStream, ForeignMemory, ImageChoice, RankRings, RingCall, SharedMemory,
-    StreamUse,
+    Device, DeviceSpan, DeviceStream, ForeignMemory, ImageChoice, KernelError, RankRings, RingCall,
+    SharedMemory, StreamUse,
 };
 use myelon_lanes::{Machine, Origin, Pool};
 use myelon_meet::Watch;
@@ -209,6 +209,15 @@ impl Shared {
         self.member(rank).last_call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes what comes next on `stream` wait for the last call. Where that one's stream is being captured, the next is
+    /// refused, before it counts.
+    fn chain(&self, last_call: Option<&StreamUse>, stream: &DeviceStream) -> Result<(), Error> {
+        last_call.map_or(Ok(()), |last| last.precede(stream)).map_err(|error| match error {
+            KernelError::Captured { .. } => error_of(error),
+            error => self.poison(error_of(error)),
+        })
+    }
+
     /// The error that ends every call, once there is one: a host's, or the first that a kernel recorded.
     fn first_error(&self) -> Option<Error> {
         if let Some(first) = self.group.first_error() {
@@ -390,12 +399,11 @@ impl RankBackend for CudaRank {
             drop(recorded);
             let _eager = queue.check_eager("a call")?;
             let mut last_call = self.shared.last_call(self.rank);
+            self.shared.chain(last_call.as_ref(), queue.stream())?;
             let number = self.shared.group.make_call(self.rank);
             let number = number.inspect_err(|error| self.record().failed(error, false))?;
-            let chained = last_call.as_ref().map_or(Ok(()), |last| last.precede(queue.stream()));
             // The peers' calls can't complete without this one.
-            let launched = chained.and_then(|()| launch());
-            let launched = launched.map_err(|error| self.shared.poison(error_of(error)))?;
+            let launched = launch().map_err(|error| self.shared.poison(error_of(error)))?;
             let row = record::row(call, input, output, queue.number());
             self.record().made(Row { number, ..row });
             last_call.clone_from(&launched.work);

@@ -30,8 +30,8 @@ const UNANSWERED_MAX: usize = 4;
 const DESCRIPTORS_MAX: usize = 16;
 /// Numbers that one word names.
 const NUMBERS_MAX: usize = 1000;
-/// How long a rank that is dropped waits for what it has of peers to be closed: for other threads, and for streams that
-/// have more to do than calls.
+/// How long a rank that is dropped waits for what it has of peers to be closed: by other threads, and behind streams that
+/// were busy when it was left.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(1);
@@ -323,7 +323,7 @@ impl Offers {
                 self.voice.tell_one(peer, &answer.bytes());
             }
             Note::Left { numbers } => {
-                self.leave(rings, peer, Some(&numbers));
+                self.leave(rings, peer, &numbers);
                 self.voice.tell_one(peer, &Note::Forgotten.bytes());
             }
             Note::Closed { numbers } => self.closed(peer, &numbers),
@@ -394,13 +394,24 @@ impl Offers {
         drop(watch);
     }
 
-    /// Leaves what `peer` calls by one of `numbers`, or all that is its own, and tells it what it may free then.
-    pub fn leave(self: &Arc<Self>, rings: &RankRings, peer: usize, numbers: Option<&[u64]>) {
+    /// Leaves what `peer` calls by one of `numbers`, and tells it what it may free then.
+    fn leave(self: &Arc<Self>, rings: &RankRings, peer: usize, numbers: &[u64]) {
+        rings.leave(peer, numbers, self.closing(peer));
+    }
+
+    /// The same with all that is `peer`'s; at once where no call of this rank is under way.
+    pub fn leave_all(self: &Arc<Self>, rings: &RankRings, peer: usize, is_idle: bool) {
+        rings.leave_all(peer, is_idle, self.closing(peer));
+    }
+
+    /// Tells `peer` what of its own was closed.
+    fn closing(self: &Arc<Self>, peer: usize) -> impl FnOnce(Vec<u64>) + Send + Sync + 'static {
         let closing = Closing::begin(self);
-        let closed = move |numbers| closing.0.voice.tell_one(peer, &Note::Closed { numbers }.bytes());
-        match numbers {
-            Some(numbers) => rings.leave(peer, numbers, closed),
-            None => rings.leave_all(peer, closed),
+        move |numbers: Vec<u64>| {
+            for numbers in numbers.chunks(NUMBERS_MAX) {
+                let closed = Note::Closed { numbers: numbers.to_vec() };
+                closing.0.voice.tell_one(peer, &closed.bytes());
+            }
         }
     }
 
@@ -411,7 +422,7 @@ impl Offers {
         if !is_idle {
             return;
         }
-        (0..self.ranks).filter(|&peer| peer != self.rank).for_each(|peer| self.leave(rings, peer, None));
+        (0..self.ranks).filter(|&peer| peer != self.rank).for_each(|peer| self.leave_all(rings, peer, true));
         let start = Instant::now();
         while self.lock().closing > 0 && start.elapsed() < CLOSING_MAX {
             std::thread::sleep(LOOK);
