@@ -16,8 +16,7 @@
 // and the same thread.
 //
 // A block is its movers, who copy and add, and behind them one signal warp, which waits for peers and
-// tells them: see signal_lane. Publishing a slot means to wait until its bytes have landed at the peer, one
-// round trip; meanwhile the movers are in the next round.
+// tells them: see myelon/turns.cuh and signal_lane.
 //
 // PROGRESS  Every role serves its lanes in the same order on every rank, and a lane's roles are different
 //           blocks, so the lowest unfinished round of the lowest unfinished lane can always move.
@@ -26,6 +25,7 @@
 
 #include "myelon/all_reduce.cuh"
 #include "myelon/payload.cuh"
+#include "myelon/turns.cuh"
 #include "myelon/window.cuh"
 
 namespace myelon {
@@ -39,22 +39,12 @@ constexpr u32 depth_whole = 4;
 constexpr u32 second_edge = warp_threads / 2;
 static_assert(second_edge >= ranks_max - 1, "a thread serves one edge");
 
-MYELON_DEVICE u32 mover_count() { return thread_count() - warp_threads; }
-
-// What the signal warp leaves for the movers, by turns for even and odd rounds: the chunk, the slot
-// addresses, and whether to go on. Barriers likewise: ready(round) lets the movers begin, moved(round)
-// ends their round.
+// What the signal warp leaves for the movers: the chunk, the slot addresses, and whether to go on.
 struct Turn {
     Chunk chunk;
     vec16* slot[2 * ranks_max];
     u32 stop;
 };
-static_assert(2 * sizeof(Turn) <= block_words_max * sizeof(u64) && barriers_max >= 4, "two turns fit");
-MYELON_DEVICE Turn& turn_of(u64 round) {
-    return reinterpret_cast<Turn*>(block_words())[weakened(Mutant::block_turns) ? 0 : round % 2];
-}
-MYELON_DEVICE u32 ready(u64 round) { return static_cast<u32>(round % 2); }
-MYELON_DEVICE u32 moved(u64 round) { return static_cast<u32>(2 + round % 2); }
 
 // The edge that a thread of the signal warp serves, if any.
 struct Served {
@@ -63,28 +53,13 @@ struct Served {
     u32 place;  // where the movers look for its slot: Turn::slot
 };
 
-// A mover's rounds of one lane: calls move(turn) for each. False where a wait of the signal warp gave up.
-template <typename Move>
-MYELON_DEVICE bool move_lane(AllReduceArgs const& args, u32 lane, Move move) {
-    u64 const rounds = lane_rounds(args, lane);
-    for (u64 round = 0; round < rounds; ++round) {
-        if (weakened(Mutant::block_ready)) barrier_arrive(ready(round));
-        else barrier_sync(ready(round));
-        Turn const& turn = read_shared(turn_of(round));
-        if (turn.stop != 0) return false;
-        move(turn);
-        barrier_arrive(moved(round));
-    }
-    return true;
-}
-
-// The same of a thread of the signal warp, which serves its edge, if it has one.
+// A lane of a thread of the signal warp, which serves its edge, if it has one. A turn is a round.
 MYELON_DEVICE bool signal_lane(AllReduceArgs const& args, Role role, u32 lane, Served const& served) {
     u64 const rounds = lane_rounds(args, lane);
     if (rounds == 0) return true;
     u64 const first = ld_weak(cursor_word(args, role, lane));
     auto const let_begin = [&](u64 round, bool well) {
-        Turn& turn = turn_of(round);
+        Turn& turn = turn_of<Turn>(round);
         if (served.any) {
             write_shared(&turn.slot[served.place], reinterpret_cast<vec16*>(slot_address(served.edge.ring, first + round)));
         }
@@ -92,52 +67,20 @@ MYELON_DEVICE bool signal_lane(AllReduceArgs const& args, Role role, u32 lane, S
             write_shared(&turn.chunk, chunk_at(args, lane, round));
             write_shared(&turn.stop, well ? 0u : 1u);
         }
-        barrier_arrive(ready(round));
     };
-    auto const is_ready = [&](u64 round) {
-        if (round >= rounds) return false;
-        bool const mine = !served.any || is_edge_ready(args, served.edge, first + round);
-        bool const all = warp_all(mine);
-        return weakened(Mutant::block_vote) ? mine : all;
-    };
-    // Behind moved(round): one fence, and then each peer is told of its slot, or given credit.
-    auto const tell = [&](u64 round) {
-        u64 const sequence = first + round;
+    auto const is_ready = [&](u64 round) { return !served.any || is_edge_ready(args, served.edge, first + round); };
+    auto const await = [&](u64 round) { return !served.any || wait_for_edge(args, served.edge, first + round); };
+    // One fence, and then each peer is told of its slot, or given credit.
+    auto const tell = [&](u64 round, bool early) {
         bool const publishes = served.any && !served.edge.is_slot();
+        if (weakened(publishes ? Mutant::publish_early : Mutant::credit_early) != early) return;
         u64 const batch = weakened(Mutant::credit_batch) ? args.capacity + 1 : args.credit_batch;
         bool const is_last = round + 1 == rounds && !weakened(Mutant::credit_flush);
         bool const batch_is_full = (round + 1) % batch == 0 || is_last;
         bool const releases = served.any && served.edge.is_slot() && batch_is_full;
-        if (publishes) st_relaxed_sys(&trailer(served.edge.ring, sequence)->call, args.call);
-        bool const unfenced = weakened(publishes ? Mutant::publish_fence : Mutant::credit_fence);
-        if ((publishes || releases) && !unfenced) release_fence();
-        if (publishes) publish_slot(served.edge.ring, sequence);
-        if (releases) release_slot(served.edge.ring, sequence);
+        tell_edge(args, served.edge.ring, first + round, publishes, releases);
     };
-
-    // Round 0 begins with a wait of every edge, so a call behind one that gave up, here or at a peer, begins
-    // nothing: it must not write into what that one has left. The next round may begin before this one is told,
-    // where its slots and credit are there already.
-    bool begun = false;
-    for (u64 round = 0; round < rounds; ++round) {
-        if (!begun) {
-            bool const well = warp_all(!served.any || wait_for_edge(args, served.edge, first + round));
-            let_begin(round, well);
-            if (!well) return false;
-        }
-        begun = is_ready(round + 1);
-        if (begun) let_begin(round + 1, true);
-        bool const publishes = served.any && !served.edge.is_slot();
-        bool const early = weakened(publishes ? Mutant::publish_early : Mutant::credit_early);
-        if (early) tell(round);
-        if (weakened(Mutant::block_moved)) barrier_arrive(moved(round));
-        else barrier_sync(moved(round));
-        if (!begun) {
-            begun = is_ready(round + 1);
-            if (begun) let_begin(round + 1, true);
-        }
-        if (!early) tell(round);
-    }
+    if (!signal_turns(rounds, is_ready, await, let_begin, tell)) return false;
     u64 const next = weakened(Mutant::cursor_restart) ? first : first + rounds;
     if (thread_index() == mover_count()) st_weak(cursor_word(args, role, lane), next);
     return true;
@@ -180,7 +123,7 @@ MYELON_DEVICE void run_role(AllReduceArgs const& args, Role role, Serves serves,
     u32 const first = block_index() % args.workers;
     if (thread_index() < mover_count()) {
         for (u32 lane = first; lane < args.lanes; lane += args.workers) {
-            if (!move_lane(args, lane, move)) return;
+            if (!move_turns<Turn>(lane_rounds(args, lane), move)) return;
         }
     } else {
         for (u32 lane = first; lane < args.lanes; lane += args.workers) {

@@ -190,13 +190,6 @@ MYELON_DEVICE bool is_header(AllReduceArgs const& args, u64 number, Header heade
     return number % headers == static_cast<u32>(header) && number / headers < args.lanes;
 }
 
-// Whether the peer has made as many calls as this rank and calls something else: then it will never send what this
-// rank waits for, perhaps because its algorithm knows no packets. Not for every poll: one word lies at the peer.
-MYELON_DEVICE bool calls_another(AllReduceArgs const& args, u32 peer) {
-    u64 const own = ld_relaxed_sys(calling_word(args, args.rank)), theirs = ld_relaxed_sys(calling_word(args, peer));
-    return own >> calls_shift == theirs >> calls_shift && own != theirs && !weakened(Mutant::calling_unseen);
-}
-
 // A look of a wait that lasts: at the clock, which is first read here so that short waits pay nothing for it, and
 // at the abort words. `flag` is what the packet of `peer` showed. True where the wait is over.
 MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u32 flag, u64* start) {

@@ -33,7 +33,7 @@ struct Patience {
     u64 deadline_ns;
 };
 
-// How a wait ended: code is none, stalled or aborted.
+// How a wait ended: code is none, stalled, aborted, or disagreement where a look said that it is over.
 struct Waited {
     FaultCode code;
     u64 needed, seen, waited_ns;
@@ -57,7 +57,7 @@ MYELON_DEVICE u64 look_at(Awaited const& awaited) {
     return weakened(awaited.unacquired) ? ld_relaxed_sys(awaited.word) : ld_acquire_sys(awaited.word);
 }
 
-// A wait that lasts calls looked(waited_ns) at each look at the clock.
+// A wait that lasts calls looked(waited_ns) at each look at the clock: whether the peer calls something else.
 template <typename Looked>
 MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& patience, Looked looked) {
     Waited result = {FaultCode::none, awaited.needed, 0, 0};
@@ -69,11 +69,12 @@ MYELON_DEVICE Waited wait_until_reached(Awaited const& awaited, Patience const& 
     for (u32 polls = 1; over || !reached(result.seen, awaited.needed); ++polls) {
         if (over || polls % polls_a_look == 0) {
             result.waited_ns = clock_ns() - start;
-            if (!over) looked(result.waited_ns);
+            bool const disagrees = !over && looked(result.waited_ns);
             bool const told_by_host = ld_relaxed_sys(patience.host_abort) != 0 && !weakened(Mutant::abort_unseen);
             bool const told = ld_relaxed_sys(patience.abort) != 0 || told_by_host;
             bool const late = result.waited_ns > patience.deadline_ns && !weakened(Mutant::deadline_none);
             if (told) result.code = FaultCode::aborted;
+            else if (disagrees) result.code = FaultCode::disagreement;
             else if (late) result.code = FaultCode::stalled;
             if (result.code != FaultCode::none) return result;
         }

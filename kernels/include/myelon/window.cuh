@@ -53,6 +53,13 @@ MYELON_DEVICE bool may_say_call(AllReduceArgs const& args) {
     return ld_relaxed_sys(abort_word(args, args.rank)) == 0 || weakened(Mutant::abort_ignored);
 }
 
+// Whether the peer has made as many calls as this rank and calls something else: then it will never send what this
+// rank waits for, perhaps because its algorithm knows no packets. Not for every poll: one word lies at the peer.
+MYELON_DEVICE bool calls_another(AllReduceArgs const& args, u32 peer) {
+    u64 const own = ld_relaxed_sys(calling_word(args, args.rank)), theirs = ld_relaxed_sys(calling_word(args, peer));
+    return own >> calls_shift == theirs >> calls_shift && own != theirs && !weakened(Mutant::calling_unseen);
+}
+
 // The sequence that the next slot of `role` in `lane` will have. Read and written by this rank only.
 MYELON_DEVICE u64* cursor_word(AllReduceArgs const& args, Role role, u32 lane) {
     u64* const cursors = reinterpret_cast<u64*>(args.window[args.rank] + args.cursor_offset);
@@ -73,9 +80,8 @@ MYELON_DEVICE u64 edge(AllReduceArgs const& args, Movement movement, u32 lane, u
     return lanes * (args.ranks - 1) + place(rank, peer);
 }
 
-MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u32 lane, u32 source, u32 destination) {
-    u64 const inbound = edge(args, movement, lane, destination, source);
-    u64 const outbound = edge(args, movement, lane, source, destination);
+// Ring number `inbound` of those towards `destination`, and `outbound` of those from `source`.
+MYELON_DEVICE RingConfig ring_of(AllReduceArgs const& args, u32 source, u32 destination, u64 inbound, u64 outbound) {
     u64 const sequence_bytes = (static_cast<u64>(args.capacity) * sizeof(u64) + line_bytes - 1) / line_bytes * line_bytes;
     RingConfig ring;
     ring.capacity = static_cast<i32>(args.capacity);
@@ -85,6 +91,18 @@ MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u
     ring.gating = args.window[source] + args.gating_offset + gating * line_bytes;
     ring.data = args.window[destination] + args.data_offset + inbound * args.capacity * args.slot_bytes;
     return ring;
+}
+
+MYELON_DEVICE RingConfig ring_at(AllReduceArgs const& args, Movement movement, u32 lane, u32 source, u32 destination) {
+    u64 const inbound = edge(args, movement, lane, destination, source);
+    return ring_of(args, source, destination, inbound, edge(args, movement, lane, source, destination));
+}
+
+// The rank behind `rank` in the ring of all, and the ring of `lane` from `rank` to it. A launch by neighbours is given the
+// offsets, the lanes and the slots of those rings, of which each rank has one a lane in either direction.
+MYELON_DEVICE u32 next_of(AllReduceArgs const& args, u32 rank) { return rank + 1 == args.ranks ? 0 : rank + 1; }
+MYELON_DEVICE RingConfig ring_to_next(AllReduceArgs const& args, u32 lane, u32 rank) {
+    return ring_of(args, rank, next_of(args, rank), lane, lane);
 }
 
 // A piece to be summed comes from a rank that waits for nobody else, until its rings are full. Sums and credit
@@ -108,10 +126,14 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
         for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
     };
     if (exchange_relaxed_sys(recorded_word(args), 1) != 0 && !weakened(Mutant::record_twice)) return;
+    // Since its last look, which may have seen an old word, this rank may have been told to stop by one that knows more.
+    // An exchange sees what is newest; this rank's own word tells nobody else.
+    bool const told = waited.code == FaultCode::stalled && exchange_relaxed_sys(abort_word(args, args.rank), 1) != 0;
+    FaultCode const code = told ? FaultCode::aborted : waited.code;
     if (weakened(Mutant::abort_first)) tell_all();
     Fault* const fault = reinterpret_cast<Fault*>(args.fault);
     u64* const head_word = reinterpret_cast<u64*>(fault);
-    u64 const head = static_cast<u64>(args.rank) << 32 | static_cast<u32>(waited.code);
+    u64 const head = static_cast<u64>(args.rank) << 32 | static_cast<u32>(code);
     if (weakened(Mutant::record_code_first)) st_relaxed_sys(head_word, head);
     st_weak(&fault->peer, peer);
     st_weak(&fault->lane, lane);
@@ -124,7 +146,7 @@ MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer,
     // ORDER fault/record: the fence and this store release the record; the host acquires `code`.
     // ORDER fault/abort: where an abort word ended the wait, the same fence acquires the record of who raised it. So
     // whoever sees this record sees that one.
-    bool const told_unseen = waited.code == FaultCode::aborted && weakened(Mutant::abort_unacquired);
+    bool const told_unseen = code == FaultCode::aborted && weakened(Mutant::abort_unacquired);
     if (!weakened(Mutant::record_fence) && !told_unseen) fence_acq_rel_sys();
     st_relaxed_sys(head_word, head);
     // ORDER fault/abort: the record, then the abort words. Without the fence a peer could be told before why.
@@ -174,19 +196,43 @@ MYELON_DEVICE bool is_edge_ready(AllReduceArgs const& args, Edge const& edge, u6
     return reached(seen, awaited.needed) && is_possible(seen, sequence) && is_this_call(args, edge, sequence, &call_seen);
 }
 
+// How an edge is waited for, beyond the ring's own way.
+struct Manner {
+    bool of_others;         // see patience()
+    bool looks_at_calling;  // the peer may call what fills other rings than these: a look that lasts asks for that
+    u64 noted;              // for the simulator
+};
+
 // Waits until the edge is ready for `sequence`, or gives up.
-MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
-    auto const looked = [&](u64 waited_ns) { count_look(args, edge.what, waited_ns); };
-    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, edge.what != WaitingFor::scatter_slot), looked);
+MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence, Manner const& manner) {
+    auto const looked = [&](u64 waited_ns) {
+        count_look(args, edge.what, waited_ns);
+        return manner.looks_at_calling && calls_another(args, edge.peer);
+    };
+    Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, manner.of_others), looked);
     u64 call_seen = 0;
     if (waited.code == FaultCode::none) {
         if (!is_possible(waited.seen, sequence)) waited.code = FaultCode::protocol;
         else if (!is_this_call(args, edge, sequence, &call_seen)) waited.code = FaultCode::disagreement;
+    } else if (waited.code == FaultCode::disagreement) {
+        call_seen = ld_relaxed_sys(call_word(args, edge.peer));
     }
     if (waited.code == FaultCode::none) return true;
-    note_gave_up(edge.lane, sequence);
+    note_gave_up(edge.lane, manner.noted);
     give_up(args, edge.what, edge.peer, edge.lane, waited, call_seen);
     return weakened(Mutant::giveup_told);
+}
+MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence) {
+    return wait_for_edge(args, edge, sequence, {edge.what != WaitingFor::scatter_slot, false, sequence});
+}
+
+// Behind the barrier that ends a turn: hands the slot of `sequence` over, or gives it back, or neither.
+MYELON_DEVICE void tell_edge(AllReduceArgs const& args, RingConfig const& ring, u64 sequence, bool publishes, bool releases) {
+    if (publishes) st_relaxed_sys(&trailer(ring, sequence)->call, args.call);
+    bool const unfenced = weakened(publishes ? Mutant::publish_fence : Mutant::credit_fence);
+    if ((publishes || releases) && !unfenced) release_fence();
+    if (publishes) publish_slot(ring, sequence);
+    if (releases) release_slot(ring, sequence);
 }
 
 }  // namespace myelon
