@@ -4,6 +4,7 @@
 
 #include "../checks/staged_copy.cu"
 #include "../src/all_reduce_direct.cu"
+#include "../src/all_reduce_neighbour.cu"
 #include "../src/all_reduce_one_shot.cu"
 #include "../src/all_reduce_one_shot_lamport.cu"
 #include "../src/all_reduce_ring.cu"
@@ -24,7 +25,8 @@ struct Entry {
     MYELON_ENTRY(algorithm, type, min) MYELON_ENTRY(algorithm, type, max)
 #define MYELON_ENTRIES(type)                                                        \
     MYELON_ENTRIES_OF(ring, type) MYELON_ENTRIES_OF(one_shot, type)                 \
-    MYELON_ENTRIES_OF(two_shot, type) MYELON_ENTRIES_OF(direct, type)
+    MYELON_ENTRIES_OF(two_shot, type) MYELON_ENTRIES_OF(direct, type)               \
+    MYELON_ENTRIES_OF(neighbour, type)
 #define MYELON_ENTRIES_OF_FLOATS(type)                                              \
     MYELON_ENTRIES(type)                                                            \
     MYELON_ENTRIES_OF(one_shot_lamport, type) MYELON_ENTRIES_OF(two_shot_lamport, type)

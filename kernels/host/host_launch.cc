@@ -70,6 +70,10 @@ extern "C" void myelon_host_ring(AllReduceArgs const* args, u32 movement, u32 la
     *out = ring_at(*args, static_cast<Movement>(movement), lane, source, destination);
 }
 
+extern "C" void myelon_host_ring_to_next(AllReduceArgs const* args, u32 lane, u32 rank, RingConfig* out) {
+    *out = ring_to_next(*args, lane, rank);
+}
+
 // Conversions of the host port, so that a test can hold them against another implementation.
 extern "C" u32 myelon_host_f32_from_f16(u32 bits) { return bits_from_f32(f32_from_f16(static_cast<u16>(bits))); }
 extern "C" u32 myelon_host_f16_from_f32(u32 bits) { return f16_from_f32(f32_from_bits(bits)); }

@@ -4,7 +4,7 @@
 //! a closure that gives a [`Builder`] for a number of ranks, and a budget, the number of calls that a test
 //! with random calls makes about.
 //!
-//! Results are compared byte by byte with [`reference::all_reduce`] on every rank, with the bytes around
+//! Results are compared byte by byte with [`reference::all_reduce`] (by neighbours [`reference::by_neighbours`]) on every rank, with the bytes around
 //! every output, and with the inputs. Cannot catch: a mistake that the reference shares.
 
 mod calls;
@@ -13,6 +13,7 @@ mod graph_matrix;
 mod graphs;
 mod harness;
 mod joined;
+mod neighbours;
 mod streams;
 mod tunings;
 
@@ -51,6 +52,7 @@ pub fn parts<M: Make>() -> Vec<Part<M>> {
         ("graphs_fail_as_calls_do", graphs::graphs_fail_as_calls_do),
         ("tunings_alternate", tunings::tunings_alternate),
         ("tuning_files_are_followed", tunings::tuning_files_are_followed),
+        ("neighbours_sum_in_their_order", neighbours::neighbours_sum_in_their_order),
         ("disagreement_is_an_error", failures::disagreement_is_an_error),
         ("missing_rank_is_named", failures::missing_rank_is_named),
         ("dropping_a_rank_ends_its_peers", failures::dropping_a_rank_ends_its_peers),

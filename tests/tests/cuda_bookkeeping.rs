@@ -15,6 +15,7 @@ use myelon_collectives::{
     Backend, Builder, CallWord, Communicator, DataType, DeviceStream, Error, ErrorKind, Graph, RecordPlace,
     ReduceOp, Region, Stream,
 };
+use myelon_lanes::{Algorithm, Forced};
 use myelon_recorder::{Count, Folder, Page, Row, State};
 use myelon_tests::{conformance, fake};
 
@@ -171,6 +172,42 @@ fn a_rank_whose_memory_is_short_says_so_and_harms_nothing() {
         let stream = ranks[0].stream().clone();
         call(&mut ranks[0], &reached, &stream).unwrap();
         stream.synchronize().unwrap();
+    });
+}
+
+/// Launched where they are forced and allowed, on rings that are there for that; refused before any launch elsewhere.
+#[test]
+fn neighbours_are_launched_where_they_are_allowed() {
+    scenario("neighbours_are_launched_where_they_are_allowed", &[], Some(3), || {
+        let builder = Communicator::builder().backend(Backend::Cuda).record(RecordPlace::None);
+        let builder = builder.devices(vec![0, 1, 0]);
+        let forced = Forced { algorithm: Some(Algorithm::Neighbour), ..Forced::default() };
+        let forced_builder = builder.clone().forced(forced);
+        let mut not_allowed = forced_builder.clone().build().unwrap();
+        let mut allowed = forced_builder.clone().any_order(true).build().unwrap();
+        let plain = builder.clone().any_order(true).build().unwrap();
+        let windows = [&not_allowed, &allowed, &plain].map(|ranks| ranks[0].ring_bytes());
+        assert!(windows[0] <= 16 << 20 && windows[0] < windows[1] && windows[1] == windows[2], "{windows:?}");
+        assert!(windows[1] - windows[0] <= 8 << 20, "{windows:?}");
+        let planned = plain[0].explain(DataType::F32, 1 << 28).unwrap().plan;
+        assert_eq!(planned.algorithm, Algorithm::Ring);
+        for (rank, not_allowed) in allowed.iter_mut().zip(&mut not_allowed) {
+            let (region, stream) = (rank.region(400).unwrap(), rank.stream().clone());
+            call(rank, &region, &stream).unwrap();
+            stream.synchronize().unwrap();
+            let launched = rank.last_launch().unwrap();
+            assert_eq!(launched.plan.algorithm, Algorithm::Neighbour);
+            let (region, stream) = (not_allowed.region(400).unwrap(), not_allowed.stream().clone());
+            let error = call(not_allowed, &region, &stream).unwrap_err();
+            let needed = "neighbour cannot run here: it needs permission to sum in an order";
+            assert!(error.to_string().contains(needed), "{error}");
+        }
+        // Ranks that join agree on it.
+        let builder = Communicator::builder().backend(Backend::Cuda).record(RecordPlace::None);
+        let builders = [true, false, true].into_iter().enumerate();
+        let builders = builders.map(|(rank, any)| builder.clone().devices(vec![rank % 2]).any_order(any));
+        let error = conformance::join(builders.collect()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("rings") || error.contains("any order"), "{error}");
     });
 }
 

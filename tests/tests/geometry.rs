@@ -6,8 +6,8 @@
 
 use bytemuck::Zeroable;
 use myelon_lanes::{Inbox, Lanes, Pool};
-use myelon_ring::WindowLayout;
 use myelon_ring::words::{AllReduceArgs, Movement};
+use myelon_ring::{Neighbours, RingConfig, WindowLayout};
 use proptest::prelude::*;
 
 const VECTOR: u64 = myelon_lanes::VECTOR_BYTES;
@@ -32,6 +32,18 @@ fn geometries() -> impl Strategy<Value = (u64, u32, u32, u32)> {
 fn windows() -> impl Strategy<Value = (usize, usize, usize, usize)> {
     let capacities = (0u32..=6).prop_map(|log2| 1usize << log2);
     (2usize..=8, 1usize..=64, capacities, (1usize..=300).prop_map(|vectors| 16 * vectors))
+}
+
+/// Bytes of a ring's slots.
+fn capacity_bytes(ring: &RingConfig) -> u64 {
+    ring.capacity as u64 * ring.slot_bytes as u64
+}
+
+/// Rings between neighbours, or none.
+fn neighbours() -> impl Strategy<Value = Neighbours> {
+    let capacities = (1u32..=6).prop_map(|log2| 1usize << log2);
+    (0usize..=64, capacities, (1usize..=300).prop_map(|vectors| 16 * vectors))
+        .prop_map(|(lanes, capacity, piece_bytes)| Neighbours { lanes, capacity, piece_bytes })
 }
 
 proptest! {
@@ -98,8 +110,39 @@ proptest! {
     }
 
     #[test]
+    fn the_kernel_finds_the_same_rings_between_neighbours(
+        (ranks, lanes, capacity, piece_bytes) in windows(), neighbours in neighbours(),
+    ) {
+        let layout = WindowLayout::new(ranks, lanes, capacity, piece_bytes).unwrap();
+        let layout = layout.with_neighbours(neighbours).unwrap();
+        let at = layout.neighbour_rings();
+        let mut args = AllReduceArgs {
+            cursor_offset: at.cursor_offset as u64,
+            gating_offset: at.gating_offset as u64,
+            sequence_offset: at.sequence_offset as u64,
+            data_offset: at.data_offset as u64,
+            ranks: ranks as u32,
+            lanes: at.lanes as u32,
+            lanes_max: at.lanes as u32,
+            capacity: at.capacity as u32,
+            slot_bytes: at.slot_bytes as u32,
+            piece_bytes: 16,
+            ..Zeroable::zeroed()
+        };
+        for (rank, window) in args.window.iter_mut().enumerate() {
+            *window = (rank as u64 + 1) << 40;
+        }
+        for (lane, rank) in (0..neighbours.lanes).flat_map(|lane| (0..ranks).map(move |rank| (lane, rank))) {
+            let ring = layout.ring(&args.window, Movement::Neighbour, lane, rank, layout.next(rank));
+            prop_assert_eq!(myelon_sim::kernel_ring_to_next(&args, lane as u32, rank as u32), ring);
+            prop_assert!(ring.data + capacity_bytes(&ring) <= args.window[layout.next(rank)] + layout.bytes() as u64);
+        }
+    }
+
+    #[test]
     fn a_pool_is_as_large_as_its_window(
         (ranks, lanes, capacity, piece_bytes) in windows(), (inbox_lanes, pairs, cell_pairs) in (1..=9u32, 0..=99u32, 0..=99u32),
+        neighbours in neighbours(),
     ) {
         let inbox = Inbox { lanes: inbox_lanes, packets: 2 * pairs, cells: 2 * cell_pairs };
         let layout = WindowLayout::new(ranks, lanes, capacity, piece_bytes).unwrap();
@@ -109,8 +152,15 @@ proptest! {
                 packets: inbox.packets as usize,
                 cells: inbox.cells as usize,
             })
+            .unwrap()
+            .with_neighbours(neighbours)
             .unwrap();
-        let pool = Pool { lanes: lanes as u32, slots: capacity as u32, piece_bytes: piece_bytes as u32, inbox };
+        let neighbours = myelon_lanes::Neighbours {
+            lanes: neighbours.lanes as u32,
+            slots: neighbours.capacity as u32,
+            piece_bytes: neighbours.piece_bytes as u32,
+        };
+        let pool = Pool { lanes: lanes as u32, slots: capacity as u32, piece_bytes: piece_bytes as u32, inbox, neighbours };
         prop_assert_eq!(pool.window_bytes(ranks as u32), layout.bytes() as u64);
     }
 }

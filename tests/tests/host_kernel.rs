@@ -9,6 +9,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use myelon_collectives::{DataType, ReduceOp, reference};
+use myelon_lanes::Lanes;
 use myelon_ring::Inbox;
 use myelon_ring::words::{Fault, FaultCode};
 use myelon_sim::{HostRanks, KernelCall, Operands, Shape};
@@ -74,11 +75,15 @@ impl Ranks {
     }
 
     fn check(&mut self, dtype: DataType, op: ReduceOp, fill: Fill) {
+        self.check_by(None, dtype, op, fill);
+    }
+
+    /// One call by an algorithm, or by any.
+    fn check_by(&mut self, by: Option<&'static str>, dtype: DataType, op: ReduceOp, fill: Fill) {
         let Self { shape, ranks, random, calls } = self;
         let element = dtype.bytes();
         let (count, in_place) = (random.below(400 / element), random.bits() & 1 == 0);
         let inputs: Vec<_> = (0..shape.ranks).map(|_| elements(random, dtype, fill, count)).collect();
-        let expected = reference::all_reduce(dtype, op, &inputs.iter().map(|x| &x[..]).collect::<Vec<_>>());
 
         let mut place = || Place::new(random, element, count * element);
         let mut from: Vec<Place> = inputs.iter().map(|_| place()).collect();
@@ -90,11 +95,13 @@ impl Ranks {
         let guards_before = (guards(&from), guards(&to));
 
         let average = op == ReduceOp::Avg;
-        let all = ["ring", "one_shot", "two_shot", "direct", "one_shot_lamport", "two_shot_lamport"];
-        let algorithm = random.pick(if dtype.is_float() { &all } else { &all[..4] });
+        let all =
+            ["ring", "neighbour", "one_shot", "two_shot", "direct", "one_shot_lamport", "two_shot_lamport"];
+        let algorithm = by.unwrap_or_else(|| random.pick(if dtype.is_float() { &all } else { &all[..5] }));
         let kernel = format!("all_reduce_{algorithm}_{dtype}_{}", if average { ReduceOp::Sum } else { op });
         *calls += 1;
-        let lanes = 1 + random.below(if algorithm == "ring" { shape.lanes } else { shape.inbox.lanes });
+        let has_slots = ["ring", "neighbour"].contains(&algorithm);
+        let lanes = 1 + random.below(if has_slots { shape.lanes } else { shape.inbox.lanes });
         let call = KernelCall {
             kernel: &kernel,
             call: *calls,
@@ -103,6 +110,15 @@ impl Ranks {
             piece_bytes: random.pick(&[16, 32, 48]),
             average,
             deadline_ns: 60_000_000_000,
+        };
+        let given: Vec<&[u8]> = inputs.iter().map(|x| &x[..]).collect();
+        let expected = match algorithm {
+            "neighbour" => {
+                let (bytes, ranks) = ((count * element) as u64, shape.ranks as u32);
+                let pieces = Lanes::new(bytes, ranks, call.lanes as u32, call.piece_bytes as u32).unwrap();
+                reference::by_neighbours(dtype, op, &given, &pieces, 0)
+            }
+            _ => reference::all_reduce(dtype, op, &given),
         };
         let mut operands: Vec<Operands<'_>> = from
             .iter_mut()
@@ -172,6 +188,24 @@ fn every_number_of_ranks() {
             (DataType::I8, ReduceOp::Prod, Fill::Ordinary),
         ] {
             group.check(dtype, op, fill);
+        }
+    }
+}
+
+/// Calls by neighbours, whose sums are in the order of their plan, between calls by the others.
+#[test]
+fn neighbours_sum_in_the_order_of_their_plan() {
+    for ranks in 2..=8 {
+        let mut group = Ranks::new(ranks, 200 + ranks as u64);
+        for dtype in DataType::ALL {
+            for op in operations(dtype).filter(|_| ranks <= 4 || dtype.is_float()) {
+                group.check_by(Some("neighbour"), dtype, op, Fill::Ordinary);
+            }
+            group.check(dtype, ReduceOp::Max, Fill::Ordinary);
+            if dtype.is_float() {
+                group.check_by(Some("neighbour"), dtype, ReduceOp::Sum, Fill::Edges);
+                group.check_by(Some("neighbour"), dtype, ReduceOp::Avg, Fill::Edges);
+            }
         }
     }
 }

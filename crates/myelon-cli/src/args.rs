@@ -172,8 +172,8 @@ pub struct PlanFlags {
     /// How plans are chosen: auto (what measures best), harness or yali (the heuristics of the ancestors)
     #[arg(long, value_name = "auto|harness|yali", help_heading = "Plan")]
     pub policy: Option<Policy>,
-    /// Force the algorithm: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct or ring; refused where it
-    /// cannot run
+    /// Force the algorithm: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring or neighbour; refused
+    /// where it cannot run. 'neighbour' sums floats in an order that depends on the plan, which naming it here allows
     #[arg(long, value_name = "NAME", help_heading = "Plan")]
     pub algo: Option<Algorithm>,
     /// What buffers calls may have: windows (all ranks reach them: 'direct' can run) or any
@@ -329,7 +329,10 @@ impl PlanFlags {
         let windows = buffers.map(|buffers| buffers == Buffers::Windows).or(settings.windows);
         let windows = Some(windows.unwrap_or(true));
         let tuning = self.tuning.clone().or(settings.tuning);
-        Settings { forced, policy: policy.or(settings.policy), windows, tuning, ..settings }
+        // Whoever forces it for this command wants its order.
+        let is_neighbour = forced.algorithm == Some(Algorithm::Neighbour);
+        let any_order = settings.any_order.or(is_neighbour.then_some(true));
+        Settings { forced, policy: policy.or(settings.policy), windows, any_order, tuning, ..settings }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 
 use myelon_collectives::{DataType, ReduceOp, reference};
+use myelon_lanes::Lanes;
 
 use crate::values::Values;
 
@@ -32,13 +33,14 @@ pub fn overwritten(guard: &[u8]) -> u64 {
 /// Wrong elements, over all ranks, in the part of the result that begins at `first_byte`.
 ///
 /// `values` says what each rank had put in, `outputs` what each rank got out after `times` calls, each on the
-/// results of the last; `first_byte` is a multiple of 8. The inputs are drawn again block by block, so that no more of them than a block a thread is in memory.
+/// results of the last; `first_byte` is a multiple of 8. Where calls go by neighbours, `pieces` says whose what is. The inputs are drawn again block by block, so that no more of them than a block a thread is in memory.
 pub fn wrong_in_part(
     dtype: DataType,
     op: ReduceOp,
     values: &[Values],
     times: usize,
     first_byte: u64,
+    pieces: Option<&Lanes>,
     outputs: &[Vec<u8>],
 ) -> u64 {
     let bytes = outputs.first().map_or(0, Vec::len);
@@ -56,9 +58,15 @@ pub fn wrong_in_part(
                 values.fill(dtype, first_byte + start as u64, input);
             }
             let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-            let mut expected = reference::all_reduce(dtype, op, &inputs);
+            let combined = |inputs: &[&[u8]]| match pieces {
+                Some(pieces) => {
+                    reference::by_neighbours(dtype, op, inputs, pieces, first_byte + start as u64)
+                }
+                None => reference::all_reduce(dtype, op, inputs),
+            };
+            let mut expected = combined(&inputs);
             for _ in 1..times {
-                expected = reference::all_reduce(dtype, op, &vec![&expected[..]; values.len()]);
+                expected = combined(&vec![&expected[..]; values.len()]);
             }
             wrong +=
                 outputs.iter().map(|seen| wrong_elements(dtype, &expected, &seen[start..end])).sum::<u64>();
@@ -100,7 +108,7 @@ mod tests {
         for bytes in [0, 4, BLOCK_BYTES, 3 * BLOCK_BYTES + 20] {
             let output = right(DataType::F32, ReduceOp::Sum, &values, bytes);
             let outputs = vec![output; 3];
-            assert_eq!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, &outputs), 0);
+            assert_eq!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, None, &outputs), 0);
         }
     }
 
@@ -115,7 +123,7 @@ mod tests {
             outputs[0][bytes - 1] ^= 0x80;
             let element = BLOCK_BYTES / dtype.bytes() * dtype.bytes();
             outputs[1][element..element + dtype.bytes()].iter_mut().for_each(|byte| *byte ^= 0xff);
-            assert_eq!(wrong_in_part(dtype, ReduceOp::Max, &values, 1, 0, &outputs), 3, "{dtype:?}");
+            assert_eq!(wrong_in_part(dtype, ReduceOp::Max, &values, 1, 0, None, &outputs), 3, "{dtype:?}");
         }
     }
 
@@ -124,8 +132,31 @@ mod tests {
         let values = [0, 1].map(|rank| Values::new(5, rank, 8));
         let whole = right(DataType::U64, ReduceOp::Sum, &values, 4096);
         let outputs = vec![whole[1024..].to_vec(); 2];
-        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 1024, &outputs), 0);
-        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 0, &outputs), 2 * 384);
+        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 1024, None, &outputs), 0);
+        assert_eq!(wrong_in_part(DataType::U64, ReduceOp::Sum, &values, 1, 0, None, &outputs), 2 * 384);
+    }
+
+    /// By neighbours a sum depends on whose piece it is in; parts and blocks are cut without regard to that.
+    #[test]
+    fn sums_by_neighbours_are_compared_piece_by_piece() {
+        let values = [0, 1, 2].map(|rank| Values::new(5, rank, 8));
+        let bytes = BLOCK_BYTES + 4096;
+        let of_rank = |values: &Values| {
+            let mut input = vec![0; bytes];
+            values.fill(DataType::Bf16, 0, &mut input);
+            input
+        };
+        let inputs: Vec<Vec<u8>> = values.iter().map(of_rank).collect();
+        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let pieces = Lanes::new(bytes as u64, 3, 5, 4000).unwrap();
+        let whole = reference::by_neighbours(DataType::Bf16, ReduceOp::Avg, &inputs, &pieces, 0);
+        let other = Lanes::new(bytes as u64, 3, 4, 4000).unwrap();
+        let wrong = |first: usize, pieces| {
+            let outputs = vec![whole[first..].to_vec(); 3];
+            wrong_in_part(DataType::Bf16, ReduceOp::Avg, &values, 1, first as u64, pieces, &outputs)
+        };
+        assert_eq!((wrong(0, Some(&pieces)), wrong(1000, Some(&pieces))), (0, 0));
+        assert!(wrong(0, None) > 0 && wrong(0, Some(&other)) > 0);
     }
 
     #[test]
@@ -133,7 +164,7 @@ mod tests {
         let values = [0, 1].map(|rank| Values::new(5, rank, 8));
         let once = right(DataType::F16, ReduceOp::Sum, &values, 4096);
         let twice = vec![reference::all_reduce(DataType::F16, ReduceOp::Sum, &[&once, &once]); 2];
-        let wrong = |times| wrong_in_part(DataType::F16, ReduceOp::Sum, &values, times, 0, &twice);
+        let wrong = |times| wrong_in_part(DataType::F16, ReduceOp::Sum, &values, times, 0, None, &twice);
         assert_eq!(wrong(2), 0);
         assert!(wrong(1) > 1000 && wrong(3) > 1000);
     }
@@ -143,7 +174,7 @@ mod tests {
         let values = [0, 1, 2].map(|rank| Values::new(5, rank, 8));
         let swapped = [2, 1, 0].map(|rank| Values::new(5, rank, 8));
         let output = right(DataType::F32, ReduceOp::Sum, &swapped, 1 << 16);
-        assert!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, &[output]) > 0);
+        assert!(wrong_in_part(DataType::F32, ReduceOp::Sum, &values, 1, 0, None, &[output]) > 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::thread;
 
 use anyhow::Context;
 use myelon_collectives::{Backend, Communicator, Error};
+use myelon_lanes::Algorithm;
 
 use crate::check::{overwritten, wrong_in_part};
 use crate::mode::{Mode, Spread};
@@ -257,6 +258,11 @@ impl Bench {
     /// place, and guard bytes that were written.
     fn wrong(&mut self, case: Case, pair: usize, values: &[Values], times: usize) -> anyhow::Result<u64> {
         let bytes = case.bytes();
+        let plan = self.ranks[0].communicator.explain(case.dtype, case.count as u64)?.plan;
+        let pieces = match plan.algorithm {
+            Algorithm::Neighbour => Some(plan.geometry(bytes as u64)?),
+            _ => None,
+        };
         let mut wrong = 0;
         for part in 0..bytes.div_ceil(PART_BYTES).max(1) {
             let first = part * PART_BYTES;
@@ -267,7 +273,7 @@ impl Bench {
             for seen in &mut seen {
                 wrong += overwritten(&seen.split_off(end - first));
             }
-            wrong += wrong_in_part(case.dtype, case.op, values, times, first as u64, &seen);
+            wrong += wrong_in_part(case.dtype, case.op, values, times, first as u64, pieces.as_ref(), &seen);
         }
         Ok(wrong)
     }

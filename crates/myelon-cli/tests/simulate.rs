@@ -21,7 +21,9 @@ fn the_kernels_as_they_are_pass() {
     for word in ["ranks 4", "types all", "nothing found  20 seeds", "seeds a minute"] {
         assert!(stdout.contains(word), "no `{word}` in\n{stdout}");
     }
-    for algorithm in ["one-shot", "two-shot", "one-shot-lamport", "two-shot-lamport", "direct", "ring"] {
+    for algorithm in
+        ["one-shot", "two-shot", "one-shot-lamport", "two-shot-lamport", "direct", "ring", "neighbour"]
+    {
         let (stdout, _) = run(0, &["simulate", "--seeds", "0..20", "--algo", algorithm]);
         assert!(stdout.contains(&format!("algorithms {algorithm}, ")), "{stdout}");
     }
@@ -97,13 +99,13 @@ fn a_timeline_is_drawn_of_a_failure_and_of_the_first_seed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slots.svg");
     let flags = ["simulate", "--timeline", path.to_str().unwrap(), "--no-mishaps"];
-    // Other algorithms than the ring have no slots to draw.
+    // Only the ring and neighbours have slots to draw.
     let (stdout, _) = run(0, &[&flags[..], &["--seeds", "0..2", "--algo", "ring"]].concat());
     assert!(stdout.contains(path.to_str().unwrap()), "{stdout}");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("<svg ") && text.contains("seed 0") && !text.contains("a rule is broken"));
     well_formed(&path);
-    run(1, &[&flags[..], &["--mutant", "ring/credit.gate", "--ranks", "2"]].concat());
+    run(1, &[&flags[..], &["--mutant", "ring/credit.gate", "--ranks", "2", "--algo", "ring"]].concat());
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains("a rule is broken") && text.contains("mutant ring/credit.gate"));
     assert!(text.contains("scatter 0-&gt;1, lane 0"));
@@ -131,7 +133,7 @@ fn bad_usage_is_refused_with_what_is_known() {
         (&["--capacity", "1,3"], "powers of two"),
         (&["--slot-bytes", "24"], "multiples of 16"),
         (&["--inbox", "3"], "even numbers"),
-        (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring"),
+        (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring, neighbour"),
         (&["--algo", "one-shot-lamport", "-d", "i32"], "carries floats only"),
         (&["--until", "30"], "30s, 10m or 2h"),
         (&["-d", "f33"], "f16, bf16, f32"),

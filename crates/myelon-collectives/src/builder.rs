@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub kernels: Kernels,
     /// Every buffer of every call is a window.
     pub windows: bool,
+    /// Sums may be in an order that depends on the plan.
+    pub any_order: bool,
     tuning_file: TuningFile,
     /// Where calls are recorded.
     pub record: RecordPlace,
@@ -74,8 +76,18 @@ impl Builder {
     /// Takes over what `settings` say; what they do not say stays.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
-        let Settings { backend, ranks, forced, policy, deadline, kernels, windows, tuning, record } =
-            settings;
+        let Settings {
+            backend,
+            ranks,
+            forced,
+            policy,
+            deadline,
+            kernels,
+            windows,
+            any_order,
+            tuning,
+            record,
+        } = settings;
         self.backend = backend.unwrap_or(self.backend);
         let config = &mut self.config;
         config.ranks = ranks.or(config.ranks);
@@ -84,6 +96,7 @@ impl Builder {
         config.deadline = deadline.or(config.deadline);
         config.kernels = kernels;
         config.windows = windows.unwrap_or(config.windows);
+        config.any_order = any_order.unwrap_or(config.any_order);
         config.record = record.unwrap_or_else(|| std::mem::take(&mut config.record));
         config.tuning_file = tuning.unwrap_or_else(|| std::mem::take(&mut config.tuning_file));
         self
@@ -149,6 +162,30 @@ impl Builder {
     #[must_use]
     pub fn windows(mut self, windows: bool) -> Self {
         self.config.windows = windows;
+        self
+    }
+
+    /// Allows sums of floats in an order that depends on the plan, and so on the size, the lanes and the slots: then
+    /// [`Algorithm::Neighbour`](myelon_lanes::Algorithm::Neighbour) may be forced, for the largest sizes on 3 to 8 GPUs. All
+    /// ranks still get the same bits, at every run of the same plan. It is never chosen by itself: where nothing is forced,
+    /// this changes no plan and no result, and adds 8 MiB to each GPU's window. The same on all ranks. Not allowed if not
+    /// said; the host has no use for it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_collectives::{Backend, Communicator};
+    /// use myelon_lanes::{Algorithm, Forced};
+    ///
+    /// let forced = Forced { algorithm: Some(Algorithm::Neighbour), ..Forced::default() };
+    /// let builder = Communicator::builder().forced(forced).any_order(true);
+    /// // Host ranks have the ring alone: it is refused, with what was needed.
+    /// let refused = builder.backend(Backend::Host).ranks(3).build().unwrap_err();
+    /// assert!(refused.to_string().contains("neighbour cannot run here: it needs GPUs as ranks"));
+    /// ```
+    #[must_use]
+    pub fn any_order(mut self, any_order: bool) -> Self {
+        self.config.any_order = any_order;
         self
     }
 
@@ -236,7 +273,8 @@ impl Builder {
     ///
     /// * [`Error::Meeting`]: the ranks did not meet within [`Process::within`], were refused, or differ in what must be
     ///   the same: the version of the library, the number of ranks, the backend, the rings, the deadline, the first
-    ///   sequence, on GPUs also their model and the promise of [`Builder::windows`].
+    ///   sequence, on GPUs also their model, the promise of [`Builder::windows`] and the permission of
+    ///   [`Builder::any_order`].
     /// * [`Error::PeerFailed`]: a peer could not do its part, and why.
     /// * Those of [`Builder::build`].
     ///
@@ -362,7 +400,8 @@ impl Config {
 
     /// The tuning that was given or one for `machine`, with what is forced.
     fn tuning(&self, machine: impl FnOnce() -> Machine) -> Tuning {
-        let mut tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine())).windows(self.windows);
+        let tuning = self.tuning.clone().unwrap_or_else(|| Tuning::new(machine()));
+        let mut tuning = tuning.windows(self.windows).any_order(self.any_order);
         if let Some(policy) = self.policy {
             tuning = tuning.policy(policy);
         }

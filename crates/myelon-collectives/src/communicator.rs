@@ -212,7 +212,7 @@ impl Communicator {
     /// # Ok::<(), myelon_collectives::Error>(())
     /// ```
     pub fn retune(&mut self, tuning: Tuning) -> Result<(), Error> {
-        let tuning = tuning.windows(self.tuning.has_windows());
+        let tuning = tuning.windows(self.tuning.has_windows()).any_order(self.tuning.has_any_order());
         if tuning.machine().host != self.tuning.machine().host {
             let (needed, seen) = (self.tuning.machine(), tuning.machine());
             return Err(Error::invalid("tuning", format!("one for {}", needed.name), &seen.name));

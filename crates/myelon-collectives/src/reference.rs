@@ -14,6 +14,7 @@
 //!   f64 `0x7ff8000000000000`.
 
 use half::{bf16, f16};
+use myelon_lanes::Lanes;
 
 use crate::dtype::DataType;
 use crate::op::ReduceOp;
@@ -42,6 +43,52 @@ use crate::op::ReduceOp;
 /// assert_eq!(sum, 3.5f32.to_ne_bytes());
 /// ```
 pub fn all_reduce(dtype: DataType, op: ReduceOp, inputs: &[&[u8]]) -> Vec<u8> {
+    combined(dtype, op, inputs, inputs.len())
+}
+
+/// What each rank gets by [`Algorithm::Neighbour`](myelon_lanes::Algorithm::Neighbour): the piece of owner `o` is combined
+/// from ranks `o + 1`, `o + 2`, ..., `o`, around the ring of ranks, two at a time, and what is handed on is rounded to the
+/// type. Where pieces lie follows from the plan: `pieces` is its [`geometry`](myelon_lanes::Plan::geometry).
+///
+/// `inputs` are those of [`all_reduce`], or the part of them that begins at byte `first` of the payload, which begins an
+/// element. Panics as that does, and where the part does not lie in the payload.
+///
+/// # Example
+///
+/// ```
+/// use myelon_collectives::{DataType, ReduceOp, reference};
+/// use myelon_lanes::Lanes;
+///
+/// // One element belongs to rank 0, which is the last to add: 1e30 is gone before it comes.
+/// let inputs = [1.0f32, -1e30, 1e30].map(f32::to_ne_bytes);
+/// let inputs = [&inputs[0][..], &inputs[1], &inputs[2]];
+/// let pieces = Lanes::new(4, 3, 1, 16)?;
+/// let by_neighbours = reference::by_neighbours(DataType::F32, ReduceOp::Sum, &inputs, &pieces, 0);
+/// assert_eq!(by_neighbours, 1.0f32.to_ne_bytes());
+/// assert_eq!(reference::all_reduce(DataType::F32, ReduceOp::Sum, &inputs), 0.0f32.to_ne_bytes());
+/// # Ok::<(), myelon_lanes::PlanError>(())
+/// ```
+pub fn by_neighbours(dtype: DataType, op: ReduceOp, inputs: &[&[u8]], pieces: &Lanes, first: u64) -> Vec<u8> {
+    let (ranks, bytes) = (inputs.len(), inputs.first().map_or(0, |input| input.len()));
+    assert_eq!(pieces.ranks() as usize, ranks, "a geometry of these ranks");
+    let on_the_way = if op == ReduceOp::Avg { ReduceOp::Sum } else { op };
+    let mut result: Vec<u8> = Vec::with_capacity(bytes);
+    while result.len() < bytes {
+        let start = result.len();
+        let (owner, end) = pieces.owner_at(first + start as u64);
+        let (owner, end) = (owner as usize, bytes.min((end - first) as usize));
+        let of_rank = |rank: usize| &inputs[rank % ranks][start..end];
+        let mut value = of_rank(owner + 1).to_vec();
+        for rank in owner + 2..owner + ranks {
+            value = combined(dtype, on_the_way, &[&value, of_rank(rank)], ranks);
+        }
+        result.extend(combined(dtype, op, &[&value, of_rank(owner)], ranks));
+    }
+    result
+}
+
+/// Combines inputs, and divides an average by `divisor`.
+fn combined(dtype: DataType, op: ReduceOp, inputs: &[&[u8]], divisor: usize) -> Vec<u8> {
     assert!(op.supports(dtype), "{op} of {dtype} is not defined");
     let bytes = inputs.first().expect("a reduction has at least one rank").len();
     assert!(inputs.iter().all(|input| input.len() == bytes), "every rank gives the same length");
@@ -51,10 +98,10 @@ pub fn all_reduce(dtype: DataType, op: ReduceOp, inputs: &[&[u8]]) -> Vec<u8> {
     for start in (0..bytes).step_by(dtype.bytes()) {
         let ranks: Vec<&[u8]> = inputs.iter().map(|input| &input[start..start + dtype.bytes()]).collect();
         match dtype {
-            DataType::F16 => result.extend(f16_element(op, &ranks)),
-            DataType::Bf16 => result.extend(bf16_element(op, &ranks)),
-            DataType::F32 => result.extend(f32_element(op, &ranks)),
-            DataType::F64 => result.extend(f64_element(op, &ranks)),
+            DataType::F16 => result.extend(f16_element(op, &ranks, divisor)),
+            DataType::Bf16 => result.extend(bf16_element(op, &ranks, divisor)),
+            DataType::F32 => result.extend(f32_element(op, &ranks, divisor)),
+            DataType::F64 => result.extend(f64_element(op, &ranks, divisor)),
             DataType::I8 => result.extend(i8_element(op, &ranks)),
             DataType::U8 => result.extend(u8_element(op, &ranks)),
             DataType::I32 => result.extend(i32_element(op, &ranks)),
@@ -68,7 +115,7 @@ pub fn all_reduce(dtype: DataType, op: ReduceOp, inputs: &[&[u8]]) -> Vec<u8> {
 
 macro_rules! float_element {
     ($name:ident, $type:ty, $acc:ty, $widen:expr, $round:expr, $nan:literal) => {
-        fn $name(op: ReduceOp, ranks: &[&[u8]]) -> [u8; size_of::<$type>()] {
+        fn $name(op: ReduceOp, ranks: &[&[u8]], divisor: usize) -> [u8; size_of::<$type>()] {
             let values: Vec<$acc> = ranks
                 .iter()
                 .map(|bytes| $widen(<$type>::from_ne_bytes((*bytes).try_into().expect("one element"))))
@@ -102,7 +149,7 @@ macro_rules! float_element {
                 };
             }
             if op == ReduceOp::Avg {
-                value /= ranks.len() as $acc;
+                value /= divisor as $acc;
             }
             let rounded: $type = $round(value);
             if rounded.is_nan() {

@@ -33,6 +33,7 @@ pub enum Kernels {
 /// | `MYELON_ALGO`, `MYELON_LANES`, `MYELON_SLOT_BYTES`, `MYELON_SLOTS`, `MYELON_BLOCKS`, `MYELON_MAX_BLOCKS` | as [`Forced::set`] reads them | [`crate::Builder::forced`] |
 /// | `MYELON_POLICY` | a [`Policy`] | [`crate::Builder::policy`] |
 /// | `MYELON_BUFFERS` | `any`, `windows` | [`crate::Builder::windows`] |
+/// | `MYELON_ORDER` | `ranks`, `any` | [`crate::Builder::any_order`] |
 /// | `MYELON_TUNING` | a file, or `none`; not set means [`TuningFile::Usual`] to [`Settings::from_env`] | [`crate::Builder::tuning_file`] |
 /// | `MYELON_RECORD` | a folder, or `none` | [`crate::Builder::record`] |
 /// | `MYELON_DEADLINE_MS` | milliseconds, at least 1 | [`crate::Builder::deadline`] |
@@ -70,6 +71,8 @@ pub struct Settings {
     pub kernels: Kernels,
     /// Whether every buffer of every call is a window.
     pub windows: Option<bool>,
+    /// Whether sums may be in an order that depends on the plan.
+    pub any_order: Option<bool>,
     /// Which tuning file is followed.
     pub tuning: Option<TuningFile>,
     /// Where calls are recorded.
@@ -78,7 +81,7 @@ pub struct Settings {
 
 impl Settings {
     /// Every name that is known. The last three are for builds, the command and benches.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 23] = [
         "MYELON_BACKEND",
         "MYELON_RANKS",
         "MYELON_ALGO",
@@ -88,6 +91,7 @@ impl Settings {
         "MYELON_BLOCKS",
         "MYELON_MAX_BLOCKS",
         "MYELON_BUFFERS",
+        "MYELON_ORDER",
         "MYELON_POLICY",
         "MYELON_TUNING",
         "MYELON_RECORD",
@@ -149,7 +153,7 @@ impl Settings {
             }
             "ALGO" => {
                 let algorithm = text.parse().map_err(|_| {
-                    refuse("one of one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring")
+                    refuse("one of one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring, neighbour")
                 })?;
                 self.forced.algorithm = Some(algorithm);
             }
@@ -158,6 +162,13 @@ impl Settings {
                     "any" => Some(false),
                     "windows" => Some(true),
                     _ => return Err(refuse("one of any, windows")),
+                };
+            }
+            "ORDER" => {
+                self.any_order = match text {
+                    "ranks" => Some(false),
+                    "any" => Some(true),
+                    _ => return Err(refuse("one of ranks, any")),
                 };
             }
             "LANES" | "SLOT_BYTES" | "SLOTS" | "BLOCKS" | "MAX_BLOCKS" => {
@@ -224,6 +235,7 @@ mod tests {
             "12",
             "30",
             "windows",
+            "any",
             "yali",
             "/tmp/tuning.txt",
             "/run/records",
@@ -254,6 +266,7 @@ mod tests {
             deadline: Some(Duration::from_millis(250)),
             kernels: Kernels::Nvrtc,
             windows: Some(true),
+            any_order: Some(true),
             tuning: Some("/tmp/tuning.txt".into()),
             record: Some("/run/records".into()),
         };

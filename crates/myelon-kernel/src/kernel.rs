@@ -25,6 +25,7 @@ fn source_of(algorithm: Algorithm) -> &'static str {
         Algorithm::TwoShotLamport => "all_reduce_two_shot_lamport",
         Algorithm::Direct => "all_reduce_direct",
         Algorithm::Ring => "all_reduce_ring",
+        Algorithm::Neighbour => "all_reduce_neighbour",
     }
 }
 

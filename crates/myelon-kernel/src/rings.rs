@@ -190,6 +190,10 @@ impl RankRings {
         let algorithm = call.plan.algorithm;
         let kernel = self.kernels.all_reduce(algorithm, call.dtype, call.op)?;
         let (layout, plan) = (&self.group.layout, call.plan);
+        let (rings, workers) = match algorithm {
+            Algorithm::Neighbour => (layout.neighbour_rings(), plan.blocks),
+            _ => (layout.rings(), plan.blocks / 3),
+        };
         let (from, to) = (input.span()?, output.span()?);
         for (what, span) in [("the input", &from), ("the output", &to)] {
             let (needed, seen) = (self.device().ordinal(), span.ordinal());
@@ -226,17 +230,17 @@ impl RankRings {
             epoch_offset: layout.epoch_offset() as u64,
             inbox_offset: layout.inbox_offset() as u64,
             cells_offset: layout.cells_offset() as u64,
-            cursor_offset: layout.cursor_offset() as u64,
-            gating_offset: layout.gating_offset() as u64,
-            sequence_offset: layout.sequence_offset() as u64,
-            data_offset: layout.data_offset() as u64,
+            cursor_offset: rings.cursor_offset as u64,
+            gating_offset: rings.gating_offset as u64,
+            sequence_offset: rings.sequence_offset as u64,
+            data_offset: rings.data_offset as u64,
             rank: self.rank as u32,
             ranks: layout.ranks() as u32,
             lanes: plan.lanes,
-            lanes_max: layout.lanes() as u32,
-            workers: plan.blocks / 3,
-            capacity: layout.capacity() as u32,
-            slot_bytes: layout.slot_bytes() as u32,
+            lanes_max: rings.lanes as u32,
+            workers,
+            capacity: rings.capacity as u32,
+            slot_bytes: rings.slot_bytes as u32,
             piece_bytes: plan.piece_bytes,
             credit_batch: plan.credit_batch,
             flags: if call.average { FLAG_AVERAGE } else { 0 },
@@ -247,9 +251,10 @@ impl RankRings {
             input_at,
             output_at,
         };
-        // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers.
+        // A block of the ring waits for other blocks of its own grid; of the others only for the same block of peers. By
+        // neighbours that is all blocks of a ring of ranks, so none may lack.
         let launching = match algorithm {
-            Algorithm::Ring => Launching::Together,
+            Algorithm::Ring | Algorithm::Neighbour => Launching::Together,
             // Where ranks share a GPU, blocks of a launch that is prepared ahead could take the place of those that
             // another rank's launch in front still needs.
             _ if self.share > 1 => Launching::Alone,
@@ -309,7 +314,8 @@ impl RankRings {
         if plan.algorithm == Algorithm::Direct {
             most("threads of a direct kernel", plan.threads, self.direct_threads_max() as usize)?;
         }
-        if plan.algorithm != Algorithm::Ring {
+        let neighbours = plan.algorithm == Algorithm::Neighbour;
+        if !plan.algorithm.has_slots() {
             let inbox = layout.inbox();
             most("lanes", plan.lanes, inbox.lanes)?;
             most("blocks", plan.blocks, plan.lanes as usize)?;
@@ -325,11 +331,12 @@ impl RankRings {
             }
             return Ok(());
         }
-        most("lanes", plan.lanes, layout.lanes())?;
-        most("slots", plan.slots, layout.capacity())?;
-        most("slot bytes", plan.piece_bytes.next_multiple_of(128), layout.slot_bytes() - 128)?;
-        most("credit batch", plan.credit_batch, layout.capacity())?;
-        most("workers", plan.blocks / 3, plan.lanes as usize)?;
+        let rings = if neighbours { layout.neighbour_rings() } else { layout.rings() };
+        most("lanes", plan.lanes, rings.lanes)?;
+        most("slots", plan.slots, rings.capacity)?;
+        most("slot bytes", plan.piece_bytes.next_multiple_of(128), rings.slot_bytes - 128)?;
+        most("credit batch", plan.credit_batch, rings.capacity)?;
+        most("workers", if neighbours { plan.blocks } else { plan.blocks / 3 }, plan.lanes as usize)?;
         // Whole vectors of 16 bytes; of the warps one signals and at least one moves.
         most("bytes beyond whole vectors, plus 1,", plan.piece_bytes % 16 + 1, 1)?;
         most("warps that move", (plan.threads / 32).saturating_sub(1), 15)

@@ -280,7 +280,7 @@ fn kernels_load_launch_and_report() {
             };
             assert_eq!(*seen, cached, "the second GPU takes what the first had compiled");
             // Two algorithms are for the four types of floats alone.
-            assert_eq!(kernels.iter().count(), (4 * DTYPES.len() + 2 * 4) * OPS.len());
+            assert_eq!(kernels.iter().count(), (5 * DTYPES.len() + 2 * 4) * OPS.len());
         }
         let kernels = Kernels::load(&gpus[0], ImageChoice::Nvrtc).unwrap();
         let kernel = kernels.all_reduce(Algorithm::Ring, "bf16", "sum").unwrap();

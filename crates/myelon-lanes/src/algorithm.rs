@@ -16,6 +16,7 @@ use crate::geometry::VECTOR_BYTES;
 /// | `two-shot-lamport` | 2 | `2 (p - 1) / p` | room in the inbox; floats |
 /// | `direct` | 2, and two meetings | `2 (p - 1) / p` | buffers that are windows |
 /// | `ring` | 2, in a pipeline | `2 (p - 1) / p` | nothing |
+/// | `neighbour` | `2 (p - 1)`, in a pipeline | `2 (p - 1) / p` | permission to sum in any order; to be forced; 3 ranks |
 ///
 /// # Example
 ///
@@ -25,7 +26,7 @@ use crate::geometry::VECTOR_BYTES;
 /// assert_eq!("two-shot".parse(), Ok(Algorithm::TwoShot));
 /// assert_eq!(
 ///     "tree".parse::<Algorithm>().unwrap_err().to_string(),
-///     "unknown algorithm `tree`; known: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring",
+///     "unknown algorithm `tree`; known: one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring, neighbour",
 /// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +43,22 @@ pub enum Algorithm {
     Direct,
     /// The persistent producer-consumer kernel over slotted credit rings, between all pairs of ranks.
     Ring,
+    /// The same from each rank to the next one alone, around a ring of ranks. The order in which it sums depends on the
+    /// plan, so it is never chosen: it is forced, where that order is allowed.
+    Neighbour,
 }
 
 impl Algorithm {
     /// All of them, those for small payloads first.
-    pub const ALL: [Self; 6] =
-        [Self::OneShot, Self::TwoShot, Self::OneShotLamport, Self::TwoShotLamport, Self::Direct, Self::Ring];
+    pub const ALL: [Self; 7] = [
+        Self::OneShot,
+        Self::TwoShot,
+        Self::OneShotLamport,
+        Self::TwoShotLamport,
+        Self::Direct,
+        Self::Ring,
+        Self::Neighbour,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -58,6 +69,7 @@ impl Algorithm {
             Self::TwoShotLamport => "two-shot-lamport",
             Self::Direct => "direct",
             Self::Ring => "ring",
+            Self::Neighbour => "neighbour",
         }
     }
 
@@ -66,12 +78,17 @@ impl Algorithm {
         matches!(self, Self::OneShotLamport | Self::TwoShotLamport)
     }
 
+    /// Whether it goes through slots, and waits for credit.
+    pub fn has_slots(self) -> bool {
+        matches!(self, Self::Ring | Self::Neighbour)
+    }
+
     /// Bytes of payload that a thread of it moves at once.
     pub(crate) fn unit_bytes(self) -> u64 {
         match self {
             Self::OneShot | Self::TwoShot => PACKET_PAYLOAD_BYTES,
             Self::OneShotLamport | Self::TwoShotLamport => PACKET_BYTES,
-            Self::Direct | Self::Ring => VECTOR_BYTES,
+            Self::Direct | Self::Ring | Self::Neighbour => VECTOR_BYTES,
         }
     }
 
@@ -94,7 +111,7 @@ impl Algorithm {
             Self::OneShot | Self::OneShotLamport => payload,
             // Half of the room is for pieces, half for sums; the longest piece is what is rounded up.
             Self::TwoShot | Self::TwoShotLamport => u64::from(ranks) * (payload / 2),
-            Self::Direct | Self::Ring => u64::MAX,
+            Self::Direct | Self::Ring | Self::Neighbour => u64::MAX,
         }
     }
 }
@@ -109,7 +126,7 @@ impl FromStr for Algorithm {
     type Err = SettingError;
 
     fn from_str(text: &str) -> Result<Self, SettingError> {
-        let known = "one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring";
+        let known = "one-shot, two-shot, one-shot-lamport, two-shot-lamport, direct, ring, neighbour";
         let unknown = SettingError::Unknown { what: "algorithm", seen: text.into(), known };
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == text).ok_or(unknown)
     }

@@ -96,7 +96,7 @@ pub(crate) fn shape(
         Algorithm::TwoShot | Algorithm::TwoShotLamport => {
             (values.div_ceil(ranks.into()), 128, 480, INBOX_LANES)
         }
-        Algorithm::Direct | Algorithm::Ring => {
+        Algorithm::Direct | Algorithm::Ring | Algorithm::Neighbour => {
             let threads = u64::from(direct_threads_max.clamp(32, 512));
             (values.div_ceil(ranks.into()), threads, threads, DIRECT_LANES_MAX)
         }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_shape_can_be_launched() {
-        for algorithm in Algorithm::ALL.into_iter().filter(|&it| it != Algorithm::Ring) {
+        for algorithm in Algorithm::ALL.into_iter().filter(|it| !it.has_slots()) {
             for ranks in 2..=8 {
                 for bytes in [0, 1, 8, 511, 512, 513, 65536, 1 << 20, 1 << 40] {
                     for blocks_max in [1, 3, 132] {

@@ -55,6 +55,16 @@ pub fn split(total: u64, parts: u64, index: u64) -> (u64, u64) {
     (index * each + index.min(longer), each + u64::from(index < longer))
 }
 
+/// Which of `parts` parts of `total` things, as [`split`] makes them, has thing `at`, and as its how-manieth.
+fn part_of(total: u64, parts: u64, at: u64) -> (u64, u64) {
+    let (each, longer) = (total / parts, total % parts);
+    let in_longer = longer * (each + 1);
+    match at.checked_sub(in_longer) {
+        None => (at / (each + 1), at % (each + 1)),
+        Some(behind) => (longer + behind / each, behind % each),
+    }
+}
+
 /// The geometry of one call: which bytes belong to which lane, round and owner.
 ///
 /// # Shapes and units
@@ -175,6 +185,31 @@ impl Lanes {
         self.span(start + offset, vectors)
     }
 
+    /// Whose piece holds byte `at`, and where that piece ends.
+    ///
+    /// # Panics
+    ///
+    /// Where the payload has no such byte.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_lanes::Lanes;
+    ///
+    /// let lanes = Lanes::new(100, 2, 2, 16)?;
+    /// assert_eq!([0, 15, 16, 99].map(|at| lanes.owner_at(at)), [(0, 16), (0, 16), (1, 32), (0, 100)]);
+    /// # Ok::<(), myelon_lanes::PlanError>(())
+    /// ```
+    pub fn owner_at(&self, at: u64) -> (u32, u64) {
+        assert!(at < self.bytes, "byte {at} of {}", self.bytes);
+        let vector = at / VECTOR_BYTES;
+        let (lane, within) = part_of(self.bytes.div_ceil(VECTOR_BYTES), self.lanes.into(), vector);
+        let round = within / self.chunk_vectors();
+        let (start, vectors) = self.round_vectors(lane as u32, round);
+        let (owner, _) = part_of(vectors, self.ranks.into(), vector - start);
+        (owner as u32, self.piece(lane as u32, round, owner as u32).end())
+    }
+
     fn chunk_vectors(&self) -> u64 {
         u64::from(self.ranks) * (u64::from(self.piece_bytes) / VECTOR_BYTES)
     }
@@ -241,6 +276,23 @@ mod tests {
         assert_eq!(lanes.lane(2), Span { start: 1, bytes: 0 });
         assert_eq!(lanes.piece(0, 0, 0), Span { start: 0, bytes: 1 });
         assert_eq!(lanes.piece(0, 0, 1), Span { start: 1, bytes: 0 });
+    }
+
+    #[test]
+    fn owners_are_found_by_what_they_own() {
+        for (bytes, ranks, lanes, piece) in
+            [(1, 8, 3, 16), (5000, 3, 2, 48), (4097, 8, 5, 16), (640, 2, 64, 32)]
+        {
+            let lanes = Lanes::new(bytes, ranks, lanes, piece).unwrap();
+            for (lane, owner) in
+                (0..lanes.lanes()).flat_map(|lane| (0..ranks).map(move |owner| (lane, owner)))
+            {
+                for piece in (0..lanes.rounds(lane)).map(|round| lanes.piece(lane, round, owner)) {
+                    let owners = (piece.start..piece.end()).map(|at| lanes.owner_at(at));
+                    assert!(owners.into_iter().all(|found| found == (owner, piece.end())), "{lanes:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Plan {
     pub blocks: u32,
     /// Threads a block.
     pub threads: u32,
-    /// Payload bytes of a slot at most, a multiple of 16. Only the ring has slots.
+    /// Payload bytes of a slot at most, a multiple of 16. Only the ring and neighbours have slots.
     pub piece_bytes: u32,
     /// Slots a ring, a power of two.
     pub slots: u32,
@@ -71,8 +71,12 @@ impl Plan {
     pub fn pool(&self) -> Pool {
         let Self { lanes, slots, piece_bytes, .. } = *self;
         match self.algorithm {
-            Algorithm::Ring => Pool { lanes, slots, piece_bytes, inbox: Inbox::NONE },
-            _ => Pool { lanes: 0, slots, piece_bytes, inbox: family::inbox(self.ranks) },
+            Algorithm::Ring => Pool { lanes, ..Pool::without_lanes(slots, piece_bytes) },
+            Algorithm::Neighbour => {
+                let neighbours = Neighbours { lanes, slots, piece_bytes };
+                Pool { neighbours, ..Pool::without_lanes(slots, piece_bytes) }
+            }
+            _ => Pool { inbox: family::inbox(self.ranks), ..Pool::without_lanes(slots, piece_bytes) },
         }
     }
 
@@ -82,10 +86,13 @@ impl Plan {
         self.pool().window_bytes(self.ranks)
     }
 
-    /// Payload bytes that one rank's rings can hold at once under this plan, both movements together.
+    /// Payload bytes that one rank's rings can hold at once under this plan, all movements together.
     pub fn in_flight_bytes(&self) -> u64 {
-        MOVEMENTS
-            .saturating_mul(u64::from(self.ranks.saturating_sub(1)))
+        let rings = match self.algorithm {
+            Algorithm::Neighbour => 1,
+            _ => MOVEMENTS.saturating_mul(u64::from(self.ranks.saturating_sub(1))),
+        };
+        rings
             .saturating_mul(self.lanes.into())
             .saturating_mul(self.slots.into())
             .saturating_mul(self.piece_bytes.into())
@@ -127,7 +134,8 @@ impl Plan {
         Bound::number("lanes", self.lanes.into(), 1, LANES_MAX.into()).check()?;
         check_piece_bytes(self.piece_bytes, PIECE_BYTES_MAX)?;
         let (value, most) = (self.slots.into(), SLOTS_MAX.into());
-        Bound { name: "slots", value, rule: "a power of two", least: 1, most }
+        let least = if self.algorithm == Algorithm::Neighbour { 2 } else { 1 };
+        Bound { name: "slots", value, rule: "a power of two", least, most }
             .check_and(self.slots.is_power_of_two())?;
         let value = self.blocks.into();
         if self.algorithm == Algorithm::Ring {
@@ -146,7 +154,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { algorithm, lanes, blocks, threads, slots, .. } = self;
-        if *algorithm != Algorithm::Ring {
+        if !algorithm.has_slots() {
             return write!(f, "{algorithm} lanes={lanes} blocks={blocks} threads={threads}");
         }
         let slot = format_bytes(self.piece_bytes.into());
@@ -176,11 +184,43 @@ pub struct Pool {
     pub piece_bytes: u32,
     /// Room for packets.
     pub inbox: Inbox,
+    /// Rings between neighbours.
+    pub neighbours: Neighbours,
+}
+
+/// Rings between neighbours: in each lane one from every rank to the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    /// Lanes that have rings; 0 where there are none.
+    pub lanes: u32,
+    /// Slots a ring.
+    pub slots: u32,
+    /// Payload bytes that a slot can hold.
+    pub piece_bytes: u32,
+}
+
+impl Neighbours {
+    /// No such rings.
+    pub const NONE: Self = Self { lanes: 0, slots: 0, piece_bytes: 0 };
+
+    fn holds(&self, other: &Self) -> bool {
+        let is_within = other.lanes <= self.lanes && other.piece_bytes <= self.piece_bytes;
+        other.lanes == 0 || is_within && other.slots == self.slots
+    }
 }
 
 impl Pool {
+    /// A pool that has nothing but the shape of its slots.
+    fn without_lanes(slots: u32, piece_bytes: u32) -> Self {
+        Self { lanes: 0, slots, piece_bytes, inbox: Inbox::NONE, neighbours: Neighbours::NONE }
+    }
+
     /// Whether `plan` can run in this window.
     pub fn fits(&self, plan: &Plan) -> bool {
+        if plan.algorithm == Algorithm::Neighbour {
+            let Plan { lanes, slots, piece_bytes, .. } = *plan;
+            return self.neighbours.holds(&Neighbours { lanes, slots, piece_bytes });
+        }
         if plan.algorithm != Algorithm::Ring {
             return plan.lanes <= self.inbox.lanes;
         }
@@ -198,9 +238,10 @@ impl Pool {
     /// # Ok::<(), myelon_lanes::PlanError>(())
     /// ```
     pub fn holds(&self, other: &Self) -> bool {
-        let Self { lanes, slots, piece_bytes, inbox } = *other;
+        let Self { lanes, slots, piece_bytes, inbox, neighbours } = *other;
         let has_inbox = inbox == Inbox::NONE || inbox == self.inbox;
-        lanes <= self.lanes && slots == self.slots && piece_bytes <= self.piece_bytes && has_inbox
+        let has_rings = lanes <= self.lanes && slots == self.slots && piece_bytes <= self.piece_bytes;
+        has_rings && has_inbox && self.neighbours.holds(&neighbours)
     }
 
     /// Bytes of one rank's window: the slots, and the words that guard them.
@@ -215,17 +256,26 @@ impl Pool {
     /// | inbox | 16 for each of `2 * (ranks - 1) * (4 * lanes + packets)` packets, rounded up to 128 |
     /// | cells | 16 for each of `2 * (ranks - 1) * cells` cells, rounded up to 128 |
     /// | slots | the payload rounded up to 128, and 128 for the trailer, each |
+    /// | neighbours | cursors, gating, sequence and slots likewise, of one ring a lane |
     ///
     /// The layout itself is `WindowLayout` of `myelon-ring`, which this crate does not know; a test
     /// compares the two. Saturates where the numbers are absurd.
     pub fn window_bytes(&self, ranks: u32) -> u64 {
         let line = u128::from(LINE);
-        let [lanes, slots, piece] = [self.lanes, self.slots, self.piece_bytes].map(u128::from);
-        let rings = u128::from(MOVEMENTS) * u128::from(ranks.saturating_sub(1)) * lanes;
-        let cursors = (u128::from(ROLES) * lanes * 8).next_multiple_of(line);
-        let ring = line + (slots * 8).next_multiple_of(line) + slots * (piece.next_multiple_of(line) + line);
+        let rings = |lanes: u32, slots: u32, piece_bytes: u32, roles: u32, rings_a_lane: u128| {
+            let [lanes, slots, piece] = [lanes, slots, piece_bytes].map(u128::from);
+            let cursors = (u128::from(roles) * lanes * 8).next_multiple_of(line);
+            let slots_bytes = slots * (piece.next_multiple_of(line) + line);
+            let ring = line + (slots * 8).next_multiple_of(line) + slots_bytes;
+            cursors.saturating_add((rings_a_lane * lanes).saturating_mul(ring))
+        };
+        let pairs = u128::from(MOVEMENTS) * u128::from(ranks.saturating_sub(1));
+        let of_pairs = rings(self.lanes, self.slots, self.piece_bytes, ROLES, pairs);
+        let Neighbours { lanes, slots, piece_bytes } = self.neighbours;
+        let of_neighbours = rings(lanes, slots, piece_bytes, 1, 1);
         let inbox = u128::from(self.inbox.bytes(ranks));
-        u64::try_from((line + cursors + inbox).saturating_add(rings.saturating_mul(ring))).unwrap_or(u64::MAX)
+        let all = (line + inbox).saturating_add(of_pairs).saturating_add(of_neighbours);
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 }
 
@@ -234,7 +284,14 @@ impl fmt::Display for Pool {
         let slot = format_bytes(self.piece_bytes.into());
         write!(f, "lanes={} slot={slot} slots={}", self.lanes, self.slots)?;
         let Inbox { packets, cells, .. } = self.inbox;
-        if self.inbox == Inbox::NONE { Ok(()) } else { write!(f, ", {packets} packets, {cells} cells") }
+        if self.inbox != Inbox::NONE {
+            write!(f, ", {packets} packets, {cells} cells")?;
+        }
+        let Neighbours { lanes, slots, piece_bytes } = self.neighbours;
+        if lanes == 0 {
+            return Ok(());
+        }
+        write!(f, ", neighbours lanes={lanes} slot={} slots={slots}", format_bytes(piece_bytes.into()))
     }
 }
 
@@ -259,10 +316,14 @@ mod tests {
         let rings = 2 * 7 * 32;
         let words = 128 + 3 * 32 * 8 + rings * (128 + 128);
         assert_eq!(PLAN.footprint(), words + rings * 4 * (8192 + 128));
-        let odd = Pool { lanes: 1, slots: 32, piece_bytes: 48, inbox: Inbox::NONE };
+        let odd = Pool { lanes: 1, ..Pool::without_lanes(32, 48) };
         assert_eq!(odd.window_bytes(2), 128 + 128 + 2 * (128 + 256 + 32 * (128 + 128)));
+        let neighbours = Neighbours { lanes: 17, slots: 4, piece_bytes: 4096 };
+        let more = Pool { neighbours, ..odd }.window_bytes(2) - odd.window_bytes(2);
+        assert_eq!(more, 256 + 17 * (128 + 128 + 4 * (4096 + 128)));
         let most = u32::MAX;
-        let absurd = Pool { lanes: most, slots: most, piece_bytes: most, inbox: Inbox::NONE };
+        let neighbours = Neighbours { lanes: most, slots: most, piece_bytes: most };
+        let absurd = Pool { lanes: most, neighbours, ..Pool::without_lanes(most, most) };
         assert_eq!(absurd.window_bytes(u32::MAX), u64::MAX);
     }
 

@@ -20,7 +20,7 @@ pub const SLOTS_MAX: u32 = 1024;
 ///
 /// | name | field | allowed |
 /// |---|---|---|
-/// | `algo` | algorithm | `one-shot`, `two-shot`, `direct`, `ring` |
+/// | `algo` | algorithm | the name of an [`Algorithm`] |
 /// | `lanes` | lanes | `1..=1024` |
 /// | `slot-bytes` | payload bytes of a slot | a multiple of 16, `16..=16 MiB` |
 /// | `slots` | slots a ring | a power of two, `1..=1024` |
@@ -29,7 +29,7 @@ pub const SLOTS_MAX: u32 = 1024;
 /// | `threads` | threads a block | a multiple of 32, `64..=512`; on the host 1 |
 ///
 /// Lanes, slots and blocks are the ring's where no other algorithm is forced, and so force the ring. Other
-/// algorithms have a block for each lane, and no slots.
+/// algorithms have a block for each lane, and no slots but for `neighbour`, whose rings they shape where it is forced.
 ///
 /// # Example
 ///

@@ -41,6 +41,10 @@ impl Row {
         if self.algorithm != Algorithm::Ring {
             Bound::number("lanes", self.lanes.into(), 1, inbox.lanes.into()).check()?;
         }
+        if self.algorithm == Algorithm::Neighbour {
+            // Its sums are others than those of all other rows.
+            Bound::number("rows of neighbour, which is for whoever forces it,", 1, 0, 0).check()?;
+        }
         if self.algorithm == Algorithm::Direct {
             Bound::number("windows", self.windows.into(), 1, 1).check()?;
         }

@@ -3,13 +3,13 @@
 use crate::algorithm::{Algorithm, Inbox};
 use crate::error::{Bound, PlanError};
 use crate::family;
-use crate::geometry::{BYTES_MAX, VECTOR_BYTES, ranks_bound};
+use crate::geometry::{BYTES_MAX, RANKS_MAX, VECTOR_BYTES, ranks_bound};
 use crate::machine::Machine;
-use crate::plan::{Plan, Pool, ROLES};
-use crate::settings::{Forced, Policy};
+use crate::plan::{Neighbours, Plan, Pool, ROLES};
+use crate::settings::{Forced, Policy, SLOTS_MAX};
 use crate::table::{Row, Table};
 use crate::why::Why;
-use crate::{gpu, harness, host, yali};
+use crate::{gpu, harness, host, neighbour, yali};
 
 /// The most memory of a rank's window unless the user forces its shape: it should stay in the L2 of an
 /// H200 (50 MiB) beside the payload.
@@ -53,8 +53,8 @@ pub struct Choice {
 /// # Guarantees
 ///
 /// * The pool depends on the tuning and the number of ranks only, and every plan fits it.
-/// * Without forced values a pool takes at most [`RING_BYTES_MAX`] a rank, with them at most
-///   [`RING_BYTES_FORCED_MAX`].
+/// * Without forced values a pool takes at most [`RING_BYTES_MAX`] a rank, and 8 MiB beside that for neighbours where
+///   [`Tuning::any_order`] allows them; with them at most [`RING_BYTES_FORCED_MAX`].
 /// * A forced value is honoured or refused, never changed.
 /// * Under [`Policy::Auto`] without a table, more bytes never mean fewer lanes.
 ///
@@ -79,6 +79,7 @@ pub struct Tuning {
     forced: Forced,
     table: Table,
     windows: bool,
+    any_order: bool,
 }
 
 /// What a plan takes its numbers from, where they are not forced.
@@ -99,6 +100,7 @@ impl Tuning {
             forced: Forced::default(),
             table: Table::default(),
             windows: false,
+            any_order: false,
         }
     }
 
@@ -119,6 +121,13 @@ impl Tuning {
     #[must_use]
     pub fn windows(self, windows: bool) -> Self {
         Self { windows, ..self }
+    }
+
+    /// Whether sums may be in an order that depends on the plan. Then [`Algorithm::Neighbour`] can be forced, and windows
+    /// have rings for it; nothing else changes.
+    #[must_use]
+    pub fn any_order(self, any_order: bool) -> Self {
+        Self { any_order, ..self }
     }
 
     /// Takes a tuning table, which only [`Policy::Auto`] looks at.
@@ -148,6 +157,11 @@ impl Tuning {
         self.windows
     }
 
+    /// Whether sums may be in an order that depends on the plan.
+    pub fn has_any_order(&self) -> bool {
+        self.any_order
+    }
+
     /// The machine that plans are made for.
     pub fn machine(&self) -> &Machine {
         &self.machine
@@ -173,10 +187,17 @@ impl Tuning {
         let pool = self.pool_of_table(ranks)?.filter(|of_table| !rule.holds(of_table)).unwrap_or(rule);
         let Pool { lanes, slots, piece_bytes, .. } = pool;
         let needed = pool.window_bytes(ranks);
-        let unshaped = Forced { algorithm: None, blocks_max: None, threads: None, ..self.forced };
+        let unshaped = Forced { algorithm: None, blocks_max: None, threads: None, ..self.of_ring() };
         let shape_is_forced = !unshaped.is_empty();
         let allowed = if shape_is_forced { RING_BYTES_FORCED_MAX } else { RING_BYTES_MAX };
         if needed > allowed {
+            return Err(PlanError::Memory { ranks, lanes, slots, piece_bytes, needed, allowed });
+        }
+        let neighbours = self.neighbours(ranks)?;
+        let pool = Pool { neighbours, ..pool };
+        let (needed, allowed) = (pool.window_bytes(ranks), allowed.max(RING_BYTES_FORCED_MAX));
+        if needed > allowed {
+            let Neighbours { lanes, slots, piece_bytes } = neighbours;
             return Err(PlanError::Memory { ranks, lanes, slots, piece_bytes, needed, allowed });
         }
         Ok(pool)
@@ -204,6 +225,7 @@ impl Tuning {
         };
         let plan = match algorithm {
             Algorithm::Ring => self.ring_plan(&source, request, &pool),
+            Algorithm::Neighbour => self.neighbour_plan(request, &pool)?,
             _ => self.family_plan(algorithm, &source, request, &pool)?,
         };
         let why = self.why(&source, &plan, &pool, request.floats);
@@ -247,6 +269,60 @@ impl Tuning {
         })
     }
 
+    /// The plan of a call by neighbours, which has a block for each lane.
+    fn neighbour_plan(&self, request: &Request, pool: &Pool) -> Result<Plan, PlanError> {
+        let (Request { ranks, bytes, .. }, rings) = (*request, pool.neighbours);
+        let most = rings.lanes.min(self.blocks_max());
+        let lanes = self.forced.lanes.or(self.forced.blocks);
+        let lanes = lanes.unwrap_or_else(|| neighbour::lanes(bytes, ranks, most));
+        Bound::number("lanes", lanes.into(), 1, rings.lanes.min(self.machine.blocks_max).into()).check()?;
+        let automatic = || neighbour::piece_bytes(bytes, ranks, lanes, &rings);
+        Ok(Plan {
+            algorithm: Algorithm::Neighbour,
+            ranks,
+            lanes,
+            blocks: lanes,
+            threads: self.forced.threads.unwrap_or(gpu::THREADS),
+            piece_bytes: self.forced.piece_bytes.unwrap_or_else(automatic),
+            slots: rings.slots,
+            credit_batch: 1,
+        })
+    }
+
+    /// Rings between neighbours, where they can be asked for.
+    fn neighbours(&self, ranks: u32) -> Result<Neighbours, PlanError> {
+        let can_run = !self.machine.host && self.policy == Policy::Auto && ranks >= neighbour::RANKS_MIN;
+        if !self.any_order || !can_run {
+            return Ok(Neighbours::NONE);
+        }
+        let rule = neighbour::rings(self.machine.blocks_max);
+        if self.forced.algorithm != Some(Algorithm::Neighbour) {
+            return Ok(rule);
+        }
+        let Forced { lanes, blocks, slots, piece_bytes, .. } = self.forced;
+        let slots = slots.unwrap_or(rule.slots);
+        Bound {
+            name: "slots",
+            value: slots.into(),
+            rule: "a power of two",
+            least: 2,
+            most: SLOTS_MAX.into(),
+        }
+        .check()?;
+        let lanes = lanes.or(blocks).unwrap_or(rule.lanes);
+        Ok(Neighbours { lanes, slots, piece_bytes: piece_bytes.unwrap_or(rule.piece_bytes) })
+    }
+
+    /// What is forced of the ring: not the shape of its neighbours' rings.
+    fn of_ring(&self) -> Forced {
+        match self.forced.algorithm {
+            Some(Algorithm::Neighbour) => {
+                Forced { lanes: None, blocks: None, slots: None, piece_bytes: None, ..self.forced }
+            }
+            _ => self.forced,
+        }
+    }
+
     fn ring_plan(&self, source: &Source<'_>, request: &Request, pool: &Pool) -> Plan {
         let Request { ranks, bytes, .. } = *request;
         let (lanes, piece_bytes) = match *source {
@@ -282,7 +358,7 @@ impl Tuning {
     /// What decides, once what is forced has been looked at.
     fn source(&self, request: &Request) -> Result<Source<'_>, PlanError> {
         if let Some(algorithm) = self.forced.algorithm.filter(|&forced| forced != Algorithm::Ring) {
-            self.check_family(algorithm, request.floats)?;
+            self.check_family(algorithm, request)?;
             return Ok(match self.table.find(request.ranks, self.windows, request.bytes) {
                 Some((place, row)) if row.algorithm == algorithm => Source::Row(place, row),
                 _ => Source::Family(algorithm),
@@ -292,17 +368,26 @@ impl Tuning {
     }
 
     /// Refuses an algorithm that cannot run here, whatever the payload.
-    fn check_family(&self, algorithm: Algorithm, floats: bool) -> Result<(), PlanError> {
+    fn check_family(&self, algorithm: Algorithm, request: &Request) -> Result<(), PlanError> {
+        let is_neighbour = algorithm == Algorithm::Neighbour;
+        let has_shape = self.forced.piece_bytes.is_some() || self.forced.slots.is_some();
         let needed = if self.machine.host {
             "GPUs as ranks"
         } else if self.policy != Policy::Auto {
             "policy auto, as the others know the ring only"
-        } else if self.forced.piece_bytes.is_some() || self.forced.slots.is_some() {
+        } else if has_shape && !is_neighbour {
             "no slots, but some are forced"
         } else if algorithm == Algorithm::Direct && !self.windows {
             "buffers that are windows, which was not promised"
-        } else if algorithm.needs_floats() && !floats {
+        } else if algorithm.needs_floats() && !request.floats {
             "elements that are floats"
+        } else if is_neighbour && !self.any_order {
+            "permission to sum in an order that depends on the plan, which was not given"
+        } else if is_neighbour {
+            let ranks = request.ranks.into();
+            Bound::number("ranks by neighbour", ranks, neighbour::RANKS_MIN.into(), RANKS_MAX.into())
+                .check()?;
+            return Ok(());
         } else {
             return Ok(());
         };
@@ -346,6 +431,9 @@ impl Tuning {
         let machine = &self.machine;
         match *source {
             Source::Row(place, row) => Why::Row { place, row: *row },
+            Source::Family(Algorithm::Neighbour) => {
+                Why::Neighbour { lanes_max: pool.neighbours.lanes, in_flight_bytes: plan.in_flight_bytes() }
+            }
             Source::Family(algorithm) => {
                 let most = family::bytes_max(algorithm, plan.ranks, floats);
                 Why::Family { machine: machine.name.clone(), algorithm, ranks: plan.ranks, most }
@@ -378,24 +466,27 @@ impl Tuning {
         if self.is_ring_only() { Inbox::NONE } else { family::inbox(ranks) }
     }
 
-    /// Lanes, slots and payload bytes of a slot that the rule would take if memory were free.
+    /// Lanes, slots and payload bytes of a slot that the rule would take if memory were free, without neighbours.
     fn rule(&self, ranks: u32) -> Pool {
+        let neighbours = Neighbours::NONE;
         match self.policy {
             Policy::Harness | Policy::Yali => Pool {
                 lanes: harness::LANES_MAX,
                 slots: harness::SLOTS,
                 piece_bytes: harness::SLOT_BYTES_MAX,
                 inbox: Inbox::NONE,
+                neighbours,
             },
             Policy::Auto if self.machine.host => {
                 let (lanes, piece_bytes) = (host::LANES_MAX, host::PIECE_BYTES_MAX);
-                Pool { lanes, slots: host::SLOTS, piece_bytes, inbox: Inbox::NONE }
+                Pool { lanes, slots: host::SLOTS, piece_bytes, inbox: Inbox::NONE, neighbours }
             }
             Policy::Auto => Pool {
                 lanes: gpu::lanes_max(ranks),
                 slots: gpu::SLOTS,
                 piece_bytes: gpu::PIECE_BYTES_MAX,
                 inbox: self.inbox(ranks),
+                neighbours,
             },
         }
     }
@@ -406,22 +497,23 @@ impl Tuning {
     }
 
     fn pool_of_rule(&self, ranks: u32) -> Pool {
-        let Pool { lanes, slots, piece_bytes, inbox } = self.rule(ranks);
-        let slots = self.forced.slots.unwrap_or(slots);
+        let Pool { lanes, slots, piece_bytes, inbox, neighbours } = self.rule(ranks);
+        let forced = self.of_ring();
+        let slots = forced.slots.unwrap_or(slots);
         let (forced_lanes, workers) = self.ring_shape();
         let workers = workers.unwrap_or(1);
         let lane_counts = match forced_lanes {
             Some(lanes) => vec![lanes],
             None => halves(lanes.max(workers), workers),
         };
-        let piece_sizes = match self.forced.piece_bytes {
+        let piece_sizes = match forced.piece_bytes {
             Some(piece_bytes) => vec![piece_bytes],
             None => steps(piece_bytes, PIECE_BYTES_STEP, PIECE_BYTES_LEAST),
         };
-        let mut least = Pool { lanes, slots, piece_bytes, inbox };
+        let mut least = Pool { lanes, slots, piece_bytes, inbox, neighbours };
         for &lanes in &lane_counts {
             for &piece_bytes in &piece_sizes {
-                least = Pool { lanes, slots, piece_bytes, inbox };
+                least = Pool { lanes, slots, piece_bytes, inbox, neighbours };
                 if least.window_bytes(ranks) <= RING_BYTES_MAX {
                     return least;
                 }
@@ -436,8 +528,8 @@ impl Tuning {
             return Ok(None);
         }
         let mut most: Option<Pool> = None;
-        let Pool { slots, inbox, .. } = self.rule(ranks);
-        let slots = self.forced.slots.unwrap_or(slots);
+        let Pool { slots, inbox, neighbours, .. } = self.rule(ranks);
+        let slots = self.of_ring().slots.unwrap_or(slots);
         for (place, row) in self.table.of_ranks(ranks, self.windows) {
             Bound::number("blocks", row.blocks.into(), 1, self.machine.blocks_max.into())
                 .check()
@@ -447,12 +539,12 @@ impl Tuning {
             }
             let (lanes, piece_bytes) = most.map_or((0, 0), |most| (most.lanes, most.piece_bytes));
             let (lanes, piece_bytes) = (lanes.max(row.lanes), piece_bytes.max(row.piece_bytes));
-            most = Some(Pool { lanes, slots, piece_bytes, inbox });
+            most = Some(Pool { lanes, slots, piece_bytes, inbox, neighbours });
         }
         let (lanes, workers) = self.ring_shape();
         Ok(most.map(|most| Pool {
             lanes: lanes.unwrap_or(most.lanes.max(workers.unwrap_or(1))),
-            piece_bytes: self.forced.piece_bytes.unwrap_or(most.piece_bytes),
+            piece_bytes: self.of_ring().piece_bytes.unwrap_or(most.piece_bytes),
             ..most
         }))
     }

@@ -56,6 +56,13 @@ pub enum Why {
         /// The largest payload for which it is chosen; 0 where it is not chosen for any.
         most: u64,
     },
+    /// The rule for calls by neighbours, which are forced.
+    Neighbour {
+        /// Lanes of the rings.
+        lanes_max: u32,
+        /// Payload bytes that a rank's rings hold at once under this plan.
+        in_flight_bytes: u64,
+    },
     /// The automatic rule for GPUs.
     Gpu {
         /// Name of the machine.
@@ -102,6 +109,11 @@ impl fmt::Display for Why {
                     0 => write!(f, "is never the fastest of {ranks} ranks"),
                     most => write!(f, "is the fastest of {ranks} ranks up to {}", format_bytes(most)),
                 }
+            }
+            Self::Neighbour { lanes_max, in_flight_bytes } => {
+                let step = format_bytes(gpu::LANE_BYTES_PER_RANK);
+                write!(f, "a lane for every {step} a rank, at most {lanes_max}, in rounds that are alike; ")?;
+                write!(f, "the rings to the next rank hold {in_flight_bytes} bytes")
             }
             Self::Gpu {
                 machine,

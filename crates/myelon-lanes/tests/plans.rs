@@ -5,8 +5,8 @@
 //! that depends on the request, more blocks than can be resident. Cannot catch: a plan that is slow.
 
 use myelon_lanes::{
-    Algorithm, Choice, Forced, Machine, Plan, PlanError, Policy, RING_BYTES_FORCED_MAX, RING_BYTES_MAX,
-    Request, Row, Table, Tuning, Why,
+    Algorithm, Choice, Forced, Machine, Neighbours, Plan, PlanError, Policy, Pool, RING_BYTES_FORCED_MAX,
+    RING_BYTES_MAX, Request, Row, Table, Tuning, Why,
 };
 use proptest::option;
 use proptest::prelude::*;
@@ -67,6 +67,7 @@ fn table() -> impl Strategy<Value = Table> {
                     Algorithm::TwoShot if bytes_max > 160 << 10 => Algorithm::Ring,
                     Algorithm::OneShotLamport if bytes_max > 256 << 10 => Algorithm::Ring,
                     Algorithm::Direct if !windows => Algorithm::Ring,
+                    Algorithm::Neighbour => Algorithm::Ring,
                     algorithm => algorithm,
                 };
                 let (piece_bytes, blocks) = match algorithm {
@@ -189,7 +190,8 @@ proptest! {
         let tuning =
             Tuning::new(machine.clone()).policy(policy).forced(forced).table(table.clone()).windows(windows);
         // These alone do not excuse larger rings.
-        let most = match (Forced { algorithm: None, blocks_max: None, threads: None, ..forced }).is_empty() {
+        let shape = Forced { algorithm: None, blocks_max: None, threads: None, ..forced };
+        let most = match shape.is_empty() || forced.algorithm == Some(Algorithm::Neighbour) {
             true => RING_BYTES_MAX,
             false => RING_BYTES_FORCED_MAX,
         };
@@ -206,7 +208,8 @@ proptest! {
             Err(PlanError::AlgorithmHere { algorithm, .. }) => {
                 let slots = forced.piece_bytes.is_some() || forced.slots.is_some();
                 let direct = algorithm == Algorithm::Direct && !windows;
-                prop_assert!(machine.host || policy != Policy::Auto || slots || direct);
+                let not_allowed = direct || algorithm == Algorithm::Neighbour;
+                prop_assert!(machine.host || policy != Policy::Auto || slots || not_allowed);
                 prop_assert_eq!(forced.algorithm, Some(algorithm));
             }
             Err(PlanError::AlgorithmBytes { algorithm, bytes, most, .. }) => {
@@ -306,6 +309,81 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Neighbours are forced and allowed, or refused; whoever only allows them keeps every plan, and every other ring.
+    #[test]
+    fn neighbours_are_forced_where_they_are_allowed(
+        machine in machine(), mut forced in forced(), request in request(), windows in any::<bool>(), any_order in any::<bool>(),
+    ) {
+        let Request { ranks, .. } = request;
+        let plain = Tuning::new(machine.clone()).windows(windows);
+        let allowed = plain.clone().any_order(true);
+        prop_assert_eq!(plain.plan(&request), allowed.plan(&request));
+        let can_run = !machine.host && ranks >= 3;
+        let (pool, with) = (plain.pool(ranks)?, allowed.pool(ranks)?);
+        prop_assert_eq!(Pool { neighbours: Neighbours::NONE, ..with }, pool);
+        prop_assert_eq!(with.neighbours.lanes, if can_run { machine.blocks_max.min(64) } else { 0 });
+        prop_assert!(with.window_bytes(ranks) - pool.window_bytes(ranks) <= 8 << 20);
+
+        forced.algorithm = Some(Algorithm::Neighbour);
+        let tuning = plain.any_order(any_order).forced(forced);
+        match tuning.plan(&request) {
+            Ok(choice) => {
+                check(&tuning, forced, &request, &choice)?;
+                prop_assert!(any_order && can_run);
+                let plan = choice.plan;
+                prop_assert_eq!((plan.blocks, plan.credit_batch), (plan.lanes, 1));
+                let pool = tuning.pool(ranks)?;
+                prop_assert_eq!((plan.slots, plan.lanes <= pool.neighbours.lanes), (pool.neighbours.slots, true));
+                prop_assert_eq!(Pool { neighbours: Neighbours::NONE, ..pool }, plain_of(&tuning, ranks));
+            }
+            Err(PlanError::AlgorithmHere { algorithm, .. }) => {
+                prop_assert_eq!(algorithm, Algorithm::Neighbour);
+                prop_assert!(machine.host || !any_order);
+            }
+            Err(PlanError::Value(bound)) if bound.name == "ranks by neighbour" => prop_assert_eq!(ranks, 2),
+            Err(PlanError::Value(_)) => prop_assert!(out_of_bounds(&forced, &machine) || forced.slots == Some(1)),
+            Err(PlanError::Memory { needed, allowed, .. }) => prop_assert!(needed > allowed && allowed == RING_BYTES_FORCED_MAX),
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+}
+
+/// The pool of the same machine where nothing is forced or allowed.
+fn plain_of(tuning: &Tuning, ranks: u32) -> Pool {
+    let forced = Forced { blocks_max: tuning.forced_values().blocks_max, ..Forced::default() };
+    Tuning::new(tuning.machine().clone()).windows(tuning.has_windows()).forced(forced).pool(ranks).unwrap()
+}
+
+/// What is missing is named.
+#[test]
+fn neighbours_that_cannot_run_say_what_they_need() {
+    let forced = Forced { algorithm: Some(Algorithm::Neighbour), ..Forced::default() };
+    let refusal = |tuning: Tuning, ranks| {
+        let request = Request { ranks, bytes: 1 << 28, element_bytes: 2, floats: true };
+        tuning.forced(forced).plan(&request).unwrap_err().to_string()
+    };
+    let gpus = Tuning::new(Machine::h200());
+    assert_eq!(
+        refusal(gpus.clone(), 4),
+        "neighbour cannot run here: it needs permission to sum in an order that depends on the plan, which was not given"
+    );
+    let any_order = gpus.any_order(true);
+    assert_eq!(refusal(any_order.clone(), 2), "ranks by neighbour is 2, needed a number from 3 to 8");
+    assert!(refusal(any_order.clone().policy(Policy::Yali), 4).contains("it needs policy auto"));
+    assert!(refusal(Tuning::new(Machine::host(4)).any_order(true), 4).contains("it needs GPUs as ranks"));
+    let request = Request { ranks: 8, bytes: 1 << 30, element_bytes: 2, floats: true };
+    let choice = any_order.forced(forced).plan(&request).unwrap();
+    assert_eq!(choice.plan.to_string(), "neighbour lanes=64 blocks=64 threads=512 slot=29968B slots=4");
+    assert_eq!(
+        choice.why.to_string(),
+        "forced algo=neighbour; else a lane for every 2KiB a rank, at most 64, in rounds that are alike; \
+         the rings to the next rank hold 7671808 bytes"
+    );
+}
+
 /// Every automatic pool: its memory, and that it keeps the link of an H200 busy.
 #[test]
 fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
@@ -325,7 +403,7 @@ fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
         let in_flight = tuning.plan(&large).unwrap().plan.in_flight_bytes();
         assert!(in_flight >= h200.in_flight_bytes_least(), "{ranks} ranks: {in_flight}");
         // A step more would not do: it breaks the budget, or the bound of 48 KiB.
-        let more = myelon_lanes::Pool { piece_bytes: pool.piece_bytes + (1 << 10), ..pool };
+        let more = Pool { piece_bytes: pool.piece_bytes + (1 << 10), ..pool };
         assert!(more.window_bytes(ranks) > RING_BYTES_MAX || pool.piece_bytes == 48 << 10);
     }
 }

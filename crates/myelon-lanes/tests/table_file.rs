@@ -58,7 +58,7 @@ fn file() -> impl Strategy<Value = TableFile> {
             let mut bytes_min = 0;
             measured.push(Measured { ranks, windows, bytes_min, bytes_max: 1 << 20 });
             for (algorithm, bytes, lanes, vectors, warps) in of_kind {
-                let is_ring = algorithm == Algorithm::Ring || algorithm == Algorithm::Direct && !windows;
+                let is_ring = algorithm.has_slots() || algorithm == Algorithm::Direct && !windows;
                 rows.push(Row {
                     ranks,
                     windows,

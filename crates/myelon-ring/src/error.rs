@@ -64,6 +64,18 @@ pub enum RingError {
         /// Cells of payload from each peer.
         cells: usize,
     },
+    /// No rings between neighbours have that shape.
+    #[error(
+        "rings between neighbours have lanes, a power of two of at least 2 slots, and a multiple of 16 bytes in each, not {lanes} lanes of {capacity} slots of {piece_bytes} bytes"
+    )]
+    Neighbours {
+        /// Lanes that were asked for.
+        lanes: usize,
+        /// Slots a ring.
+        capacity: usize,
+        /// Payload bytes of a slot.
+        piece_bytes: usize,
+    },
     /// The windows hold no such ring.
     #[error(
         "no ring in lane {lane} from rank {source_rank} to rank {destination} of {lanes} lanes and {ranks} ranks"

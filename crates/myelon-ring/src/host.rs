@@ -211,7 +211,8 @@ impl HostWindows {
         destination: usize,
     ) -> Result<RingConfig, RingError> {
         let (lanes, ranks) = (self.layout.lanes(), self.layout.ranks());
-        if lane >= lanes || source >= ranks || destination >= ranks || source == destination {
+        let is_pair = movement != Movement::Neighbour && source != destination;
+        if lane >= lanes || source >= ranks || destination >= ranks || !is_pair {
             return Err(RingError::NoRing { lane, source_rank: source, destination, lanes, ranks });
         }
         let owner = match end {

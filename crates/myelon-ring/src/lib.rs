@@ -67,5 +67,5 @@ pub use error::{Counter, RingError, RingFault};
 pub use host::{HostWindows, ring};
 pub use memory::{RawMemory, RingMemory};
 pub use producer::{Producer, SlotMut, SlotsMut};
-pub use window::{Inbox, WindowLayout};
+pub use window::{Inbox, Neighbours, RingsAt, WindowLayout};
 pub use words::RingConfig;

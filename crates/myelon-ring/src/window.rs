@@ -17,6 +17,36 @@ pub struct Inbox {
     pub cells: usize,
 }
 
+/// The rings between neighbours: in each lane one from every rank to the next one, and from the last to the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    /// Lanes that have rings; 0 where there are none.
+    pub lanes: usize,
+    /// Slots a ring, a power of two of at least 2: half of them hold what waits for its turn, half are on their way.
+    pub capacity: usize,
+    /// Payload bytes of a slot, a multiple of 16.
+    pub piece_bytes: usize,
+}
+
+/// Where a window's rings of one kind lie and what shape they have, as a kernel is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingsAt {
+    /// Offset of the cursors.
+    pub cursor_offset: usize,
+    /// Offset of the gating words.
+    pub gating_offset: usize,
+    /// Offset of the sequence words.
+    pub sequence_offset: usize,
+    /// Offset of the slots.
+    pub data_offset: usize,
+    /// Lanes that have rings.
+    pub lanes: usize,
+    /// Slots a ring.
+    pub capacity: usize,
+    /// Bytes from one slot to the next.
+    pub slot_bytes: usize,
+}
+
 /// Where the words and slots of one rank's window lie; the same on every rank.
 ///
 /// | part | shape | written by | read by |
@@ -29,8 +59,13 @@ pub struct Inbox {
 /// | sequence | `[movement][lane][place][capacity]` u64, padded to lines | the producer, remotely | this rank as consumer |
 /// | inbox | `[parity][place][packets]` of 16 bytes: four headers a lane, then the payload | the peer at that place, remotely; what a call does not use, this rank | this rank |
 /// | cells | `[parity][place][cells]` of 16 bytes | the peer at that place, remotely; this rank, when it has read | this rank |
+/// | neighbours' cursors | `[lane]` u64 | this rank, at the end of a call | this rank, at the start of the next |
+/// | neighbours' gating | `[lane]` lines | the next rank, remotely | this rank as producer |
+/// | neighbours' sequence | `[lane][capacity]` u64, padded to lines | the rank before, remotely | this rank as consumer |
 /// | data | `[movement][lane][place][capacity][slot_bytes]` | the producer, remotely | this rank as consumer |
+/// | neighbours' data | `[lane][capacity][slot_bytes]` | the rank before, remotely | this rank as consumer |
 ///
+/// Those of neighbours are there where [`WindowLayout::with_neighbours`] was asked for them, and take nothing elsewhere.
 /// `place` counts the peers of a rank, which leaves itself out: see [`WindowLayout::place`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowLayout {
@@ -39,6 +74,7 @@ pub struct WindowLayout {
     capacity: usize,
     slot_bytes: usize,
     inbox: Inbox,
+    neighbours: Neighbours,
 }
 
 impl WindowLayout {
@@ -73,7 +109,8 @@ impl WindowLayout {
             return Err(RingError::SlotBytes { slot_bytes: piece_bytes });
         }
         let slot_bytes = piece_bytes.next_multiple_of(LINE) + TRAILER_BYTES;
-        Ok(Self { ranks, lanes, capacity, slot_bytes, inbox: Inbox::default() })
+        let (inbox, neighbours) = (Inbox::default(), Neighbours::default());
+        Ok(Self { ranks, lanes, capacity, slot_bytes, inbox, neighbours })
     }
 
     /// The same window with an inbox.
@@ -100,6 +137,73 @@ impl WindowLayout {
             return Err(RingError::Inbox { lanes, packets, cells });
         }
         Ok(Self { inbox, ..self })
+    }
+
+    /// The same window with rings between neighbours.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Neighbours`] where they have a lane and its slots are not as [`Neighbours`] has them.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use myelon_ring::{Neighbours, WindowLayout};
+    ///
+    /// let window = WindowLayout::new(8, 16, 4, 8 << 10)?;
+    /// let both = window.with_neighbours(Neighbours { lanes: 2, capacity: 4, piece_bytes: 4096 })?;
+    /// assert_eq!(both.bytes() - window.bytes(), 128 + 2 * (128 + 128 + 4 * (4096 + 128)));
+    /// # Ok::<(), myelon_ring::RingError>(())
+    /// ```
+    pub fn with_neighbours(self, neighbours: Neighbours) -> Result<Self, RingError> {
+        let Neighbours { lanes, capacity, piece_bytes } = neighbours;
+        if lanes > 0 {
+            let refused = RingError::Neighbours { lanes, capacity, piece_bytes };
+            Self::new(self.ranks, lanes, capacity, piece_bytes).map_err(|_| refused)?;
+            if capacity < 2 {
+                return Err(refused);
+            }
+        }
+        Ok(Self { neighbours, ..self })
+    }
+
+    /// The rings between neighbours, as they were asked for.
+    pub fn neighbours(&self) -> Neighbours {
+        self.neighbours
+    }
+
+    /// The rings between all pairs of ranks.
+    pub fn rings(&self) -> RingsAt {
+        RingsAt {
+            cursor_offset: self.cursor_offset(),
+            gating_offset: self.gating_offset(),
+            sequence_offset: self.sequence_offset(),
+            data_offset: self.data_offset(),
+            lanes: self.lanes,
+            capacity: self.capacity,
+            slot_bytes: self.slot_bytes,
+        }
+    }
+
+    /// The rings between neighbours.
+    pub fn neighbour_rings(&self) -> RingsAt {
+        let Neighbours { lanes, capacity, piece_bytes } = self.neighbours;
+        let cursor_offset = self.cells_offset() + self.cells_bytes();
+        let gating_offset = cursor_offset + (lanes * size_of::<u64>()).next_multiple_of(LINE);
+        RingsAt {
+            cursor_offset,
+            gating_offset,
+            sequence_offset: gating_offset + lanes * LINE,
+            data_offset: self.data_offset() + self.edges() * self.capacity * self.slot_bytes,
+            lanes,
+            capacity,
+            slot_bytes: piece_bytes.next_multiple_of(LINE) + TRAILER_BYTES,
+        }
+    }
+
+    /// The rank that `rank` sends to as a neighbour.
+    pub fn next(&self, rank: usize) -> usize {
+        (rank + 1) % self.ranks
     }
 
     /// Number of ranks.
@@ -136,8 +240,8 @@ impl WindowLayout {
         (movement as usize * self.lanes + lane) * (self.ranks - 1) + self.place(rank, peer)
     }
 
-    fn sequence_bytes(&self) -> usize {
-        (self.capacity * size_of::<u64>()).next_multiple_of(LINE)
+    fn sequence_bytes(capacity: usize) -> usize {
+        (capacity * size_of::<u64>()).next_multiple_of(LINE)
     }
 
     /// Offset of the counters of waits, behind the abort word and what the rank calls.
@@ -152,6 +256,9 @@ impl WindowLayout {
 
     /// Offset of the cursor of `role` in `lane`: the sequence that its next slot will have.
     pub fn cursor(&self, role: Role, lane: usize) -> usize {
+        if role == Role::Neighbour {
+            return self.neighbour_rings().cursor_offset + lane * size_of::<u64>();
+        }
         self.cursor_offset() + (role as usize * self.lanes + lane) * size_of::<u64>()
     }
 
@@ -172,7 +279,7 @@ impl WindowLayout {
 
     /// Offset of the inbox.
     pub fn inbox_offset(&self) -> usize {
-        self.sequence_offset() + self.edges() * self.sequence_bytes()
+        self.sequence_offset() + self.edges() * Self::sequence_bytes(self.capacity)
     }
 
     /// The inbox.
@@ -208,20 +315,28 @@ impl WindowLayout {
         self.cells_offset() + (places * self.inbox.cells + number) * PACKET_BYTES
     }
 
-    /// Offset of the slots.
+    fn cells_bytes(&self) -> usize {
+        (2 * (self.ranks - 1) * self.inbox.cells * PACKET_BYTES).next_multiple_of(LINE)
+    }
+
+    /// Offset of the slots of the rings between all pairs; those of neighbours come behind them.
     pub fn data_offset(&self) -> usize {
-        let cells = 2 * (self.ranks - 1) * self.inbox.cells * PACKET_BYTES;
-        self.cells_offset() + cells.next_multiple_of(LINE)
+        let Neighbours { lanes, capacity, .. } = self.neighbours;
+        let words = (lanes * size_of::<u64>()).next_multiple_of(LINE)
+            + lanes * (LINE + Self::sequence_bytes(capacity));
+        self.cells_offset() + self.cells_bytes() + words
     }
 
     /// Bytes of the whole window.
     pub fn bytes(&self) -> usize {
-        self.data_offset() + self.edges() * self.capacity * self.slot_bytes
+        let RingsAt { data_offset, lanes, capacity, slot_bytes, .. } = self.neighbour_rings();
+        data_offset + lanes * capacity * slot_bytes
     }
 
     /// The ring from `source` to `destination`, given the addresses of all windows.
     ///
-    /// The slots and their sequence lie in the destination's window, the gating word in the source's.
+    /// The slots and their sequence lie in the destination's window, the gating word in the source's. Between neighbours
+    /// `destination` is the [`next`](Self::next) of `source`.
     pub fn ring(
         &self,
         windows: &[u64],
@@ -230,16 +345,23 @@ impl WindowLayout {
         source: usize,
         destination: usize,
     ) -> RingConfig {
-        let inbound = self.edge(movement, lane, destination, source);
-        let outbound = self.edge(movement, lane, source, destination);
+        let (at, inbound, outbound) = match movement {
+            Movement::Neighbour => {
+                debug_assert_eq!(destination, self.next(source));
+                (self.neighbour_rings(), lane, lane)
+            }
+            _ => {
+                let inbound = self.edge(movement, lane, destination, source);
+                (self.rings(), inbound, self.edge(movement, lane, source, destination))
+            }
+        };
+        let sequence_bytes = Self::sequence_bytes(at.capacity);
         RingConfig {
-            capacity: self.capacity as i32,
-            slot_bytes: self.slot_bytes as i32,
-            sequence: windows[destination]
-                + (self.sequence_offset() + inbound * self.sequence_bytes()) as u64,
-            gating: windows[source] + (self.gating_offset() + outbound * LINE) as u64,
-            data: windows[destination]
-                + (self.data_offset() + inbound * self.capacity * self.slot_bytes) as u64,
+            capacity: at.capacity as i32,
+            slot_bytes: at.slot_bytes as i32,
+            sequence: windows[destination] + (at.sequence_offset + inbound * sequence_bytes) as u64,
+            gating: windows[source] + (at.gating_offset + outbound * LINE) as u64,
+            data: windows[destination] + (at.data_offset + inbound * at.capacity * at.slot_bytes) as u64,
         }
     }
 
@@ -260,7 +382,11 @@ impl WindowLayout {
         words[sequence..inbox].fill(first.wrapping_sub(1));
         let cells = self.cells_offset() / word;
         words[inbox..cells].fill(first.wrapping_sub(1) << 32);
-        words[cells..].fill(MARK);
+        let at = self.neighbour_rings();
+        words[cells..at.cursor_offset / word].fill(MARK);
+        words[at.cursor_offset / word..][..at.lanes].fill(first);
+        words[at.gating_offset / word..at.sequence_offset / word].fill(first);
+        words[at.sequence_offset / word..].fill(first.wrapping_sub(1));
         words
     }
 }
@@ -271,8 +397,11 @@ mod tests {
 
     #[test]
     fn rings_do_not_overlap_and_end_with_the_window() {
-        for ranks in 2..=8 {
-            let layout = WindowLayout::new(ranks, 3, 4, 48).unwrap();
+        let neighbours = Neighbours { lanes: 2, capacity: 8, piece_bytes: 80 };
+        for (ranks, neighbours) in
+            (2..=8).flat_map(|ranks| [(ranks, Neighbours::default()), (ranks, neighbours)])
+        {
+            let layout = WindowLayout::new(ranks, 3, 4, 48).unwrap().with_neighbours(neighbours).unwrap();
             let windows: Vec<u64> = (0..ranks as u64).map(|r| r << 32).collect();
             let mut spans = Vec::new();
             for movement in [Movement::Scatter, Movement::Gather] {
@@ -288,6 +417,17 @@ mod tests {
                         }
                     }
                 }
+            }
+            for (lane, source) in
+                (0..neighbours.lanes).flat_map(|lane| (0..ranks).map(move |rank| (lane, rank)))
+            {
+                let destination = layout.next(source);
+                let ring = layout.ring(&windows, Movement::Neighbour, lane, source, destination);
+                spans.push((ring.data, ring.capacity as u64 * ring.slot_bytes as u64));
+                spans.push((ring.sequence, LINE as u64));
+                spans.push((ring.gating, LINE as u64));
+                spans.push((windows[source] + layout.cursor(Role::Neighbour, lane) as u64, 8));
+                assert_eq!((ring.sequence >> 32, ring.gating >> 32), (destination as u64, source as u64));
             }
             spans.sort_unstable();
             for pair in spans.windows(2) {
@@ -307,5 +447,10 @@ mod tests {
         assert_eq!(WindowLayout::new(2, 1, 0, 16), Err(RingError::Capacity { capacity: 0 }));
         assert_eq!(WindowLayout::new(2, 1, 4, 24), Err(RingError::SlotBytes { slot_bytes: 24 }));
         assert_eq!(WindowLayout::new(2, 1, 4, 0), Err(RingError::SlotBytes { slot_bytes: 0 }));
+        let layout = WindowLayout::new(2, 1, 1, 16).unwrap();
+        for (capacity, piece_bytes) in [(1, 16), (3, 16), (0, 16), (4, 0), (4, 24)] {
+            let refused = layout.with_neighbours(Neighbours { lanes: 1, capacity, piece_bytes });
+            assert_eq!(refused, Err(RingError::Neighbours { lanes: 1, capacity, piece_bytes }));
+        }
     }
 }

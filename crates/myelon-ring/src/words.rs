@@ -48,7 +48,7 @@ pub struct Trailer {
     pub reserved: u64,
 }
 
-/// The two movements of an all-reduce; each has rings of its own.
+/// The movements of all-reduces; each has rings of its own.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Movement {
@@ -56,9 +56,11 @@ pub enum Movement {
     Scatter = 0,
     /// Each owner sends its sum to everybody.
     Gather = 1,
+    /// Each rank sends to the next one alone, through the rings of [`crate::Neighbours`].
+    Neighbour = 2,
 }
 
-/// The three jobs of a lane; each is a worker (a block on a GPU) and has a cursor of its own.
+/// The jobs of a lane; each is a worker (a block on a GPU) and has a cursor of its own.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -68,6 +70,8 @@ pub enum Role {
     Reduce = 1,
     /// Consumes the gather rings into the output.
     Gather = 2,
+    /// Takes from the rank before and sends to the next one: the whole of a lane between neighbours.
+    Neighbour = 3,
 }
 
 /// Bytes of a packet, flagged (two halves of 4 bytes of payload and 4 bytes of flag) or a cell (payload).
@@ -77,9 +81,9 @@ pub const MARK: u64 = u64::MAX;
 /// Packets with which a lane of a peer begins and ends: the call, the addresses of its buffers, the end.
 pub const HEADERS: usize = 4;
 
-/// Number of [`Role`]s.
+/// Number of [`Role`]s of a lane whose rings join all pairs of ranks.
 pub const ROLES: usize = 3;
-/// Number of [`Movement`]s.
+/// Number of [`Movement`]s between all pairs of ranks.
 pub const MOVEMENTS: usize = 2;
 
 /// Why a kernel gave up; see [`Fault::code`].
@@ -234,7 +238,8 @@ pub struct AllReduceArgs {
     pub deadline_ns: u64,
     /// Address of a u64 in host memory: not zero once the host wants the kernel to give up.
     pub host_abort: u64,
-    /// Offsets in a window, in bytes: see [`crate::WindowLayout`].
+    /// Offsets in a window, in bytes: see [`crate::WindowLayout`]. Of the rings that the kernel uses, as are `lanes_max`,
+    /// `capacity` and `slot_bytes`: see [`crate::RingsAt`].
     pub cursor_offset: u64,
     /// `[movement][lane][peer place]`, a line each.
     pub gating_offset: u64,

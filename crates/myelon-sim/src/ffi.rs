@@ -24,6 +24,7 @@ unsafe extern "C" {
         destination: u32,
         out: *mut RingConfig,
     );
+    fn myelon_host_ring_to_next(args: *const AllReduceArgs, lane: u32, rank: u32, out: *mut RingConfig);
     safe fn myelon_host_f32_from_f16(bits: u32) -> u32;
     safe fn myelon_host_f16_from_f32(bits: u32) -> u32;
     safe fn myelon_host_bf16_from_f32(bits: u32) -> u32;
@@ -77,6 +78,14 @@ pub fn kernel_ring(
     let mut out = bytemuck::Zeroable::zeroed();
     // SAFETY: `args` is valid and `out` is one RingConfig; no address is followed.
     unsafe { myelon_host_ring(args, movement as u32, lane, source, destination, &mut out) };
+    out
+}
+
+/// Where the kernel takes the ring from `rank` to the next one to be, by the offsets of such rings.
+pub fn kernel_ring_to_next(args: &AllReduceArgs, lane: u32, rank: u32) -> RingConfig {
+    let mut out = bytemuck::Zeroable::zeroed();
+    // SAFETY: as above.
+    unsafe { myelon_host_ring_to_next(args, lane, rank, &mut out) };
     out
 }
 

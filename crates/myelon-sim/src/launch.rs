@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use bytemuck::Zeroable;
 use myelon_ring::words::{AllReduceArgs, FLAG_AVERAGE, Fault, HostPage, LINE, RANKS_MAX, WaitCounts};
-use myelon_ring::{Inbox, RingError, WindowLayout};
+use myelon_ring::{Inbox, Neighbours, RingError, WindowLayout};
 
 use crate::ffi;
 
@@ -37,7 +37,14 @@ impl Shape {
     ///
     /// [`RingError`] where no window has that shape.
     pub fn layout(&self) -> Result<WindowLayout, RingError> {
-        WindowLayout::new(self.ranks, self.lanes, self.capacity, self.piece_bytes)?.with_inbox(self.inbox)
+        let layout = WindowLayout::new(self.ranks, self.lanes, self.capacity, self.piece_bytes)?;
+        layout.with_inbox(self.inbox)?.with_neighbours(self.neighbours())
+    }
+
+    /// The rings between neighbours: of the same shape as the others, but for those that need a second slot.
+    pub fn neighbours(&self) -> Neighbours {
+        let Self { lanes, capacity, piece_bytes, .. } = *self;
+        Neighbours { lanes, capacity: capacity.max(2), piece_bytes }
     }
 }
 
@@ -81,6 +88,11 @@ impl Operands<'_> {
     }
 }
 
+/// Whether a kernel is the one between neighbours, by its name.
+fn is_neighbour(kernel: &str) -> bool {
+    kernel.starts_with("all_reduce_neighbour_")
+}
+
 /// A kernel's parameter, but for the buffers and the fault record.
 pub(crate) fn kernel_args(
     shape: &Shape,
@@ -90,22 +102,23 @@ pub(crate) fn kernel_args(
     call: &KernelCall<'_>,
     bytes: usize,
 ) -> AllReduceArgs {
+    let rings = if is_neighbour(call.kernel) { layout.neighbour_rings() } else { layout.rings() };
     AllReduceArgs {
         window,
         bytes: bytes as u64,
         call: call.call,
         deadline_ns: call.deadline_ns,
-        cursor_offset: layout.cursor_offset() as u64,
-        gating_offset: layout.gating_offset() as u64,
-        sequence_offset: layout.sequence_offset() as u64,
-        data_offset: layout.data_offset() as u64,
+        cursor_offset: rings.cursor_offset as u64,
+        gating_offset: rings.gating_offset as u64,
+        sequence_offset: rings.sequence_offset as u64,
+        data_offset: rings.data_offset as u64,
         rank: rank as u32,
         ranks: shape.ranks as u32,
         lanes: call.lanes as u32,
-        lanes_max: shape.lanes as u32,
+        lanes_max: rings.lanes as u32,
         workers: call.workers as u32,
-        capacity: shape.capacity as u32,
-        slot_bytes: layout.slot_bytes() as u32,
+        capacity: rings.capacity as u32,
+        slot_bytes: rings.slot_bytes as u32,
         piece_bytes: call.piece_bytes as u32,
         credit_batch: shape.credit_batch as u32,
         flags: if call.average { FLAG_AVERAGE } else { 0 },
@@ -222,7 +235,8 @@ impl HostRanks {
         let mut launches = Vec::new();
         for (rank, call) in calls.iter().enumerate() {
             let Some(call) = call else { continue };
-            let is_ring = call.kernel.starts_with("all_reduce_ring_");
+            let neighbour = is_neighbour(call.kernel);
+            let is_ring = neighbour || call.kernel.starts_with("all_reduce_ring_");
             let lanes = if is_ring { self.shape.lanes } else { self.shape.inbox.lanes };
             assert!((1..=lanes).contains(&call.lanes) && (1..=call.lanes).contains(&call.workers));
             assert!((16..=self.shape.piece_bytes).contains(&call.piece_bytes));
@@ -235,7 +249,11 @@ impl HostRanks {
             args.host_abort = page as u64 + offset_of!(HostPage, abort) as u64;
             args.fault = page as u64;
             assert!(is_ring || self.carries(call.kernel, bytes), "{bytes} bytes are beyond the inbox");
-            let blocks = if is_ring { 3 * call.workers } else { call.lanes };
+            let blocks = match (neighbour, is_ring) {
+                (true, _) => call.workers,
+                (_, true) => 3 * call.workers,
+                _ => call.lanes,
+            };
             launches.push((call.kernel, args, blocks as u32));
         }
         std::thread::scope(|scope| {

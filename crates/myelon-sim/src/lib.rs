@@ -24,5 +24,7 @@ mod port;
 pub mod simulation;
 pub mod timing;
 
-pub use ffi::{bf16_from_f32, f16_from_f32, f32_from_f16, kernel_piece, kernel_ring, layout};
+pub use ffi::{
+    bf16_from_f32, f16_from_f32, f32_from_f16, kernel_piece, kernel_ring, kernel_ring_to_next, layout,
+};
 pub use launch::{HostRanks, KernelCall, Operands, Shape};

@@ -24,6 +24,7 @@ namespace myelon {
     X(compare_beyond, "ring/compare.beyond", "a word beyond what can have been written passes")                        \
     X(cursor_restart, "ring/cursor.restart", "every call begins at the sequences of the call before")                  \
     X(writer_shared, "ring/writer.shared", "the rings of two peers share gating words")                                \
+    X(neighbour_depth, "neighbour/depth.all", "as many rounds take turns as a ring has slots")                         \
     X(trailer_ignored, "ring/trailer.ignored", "nobody looks which call a slot belongs to")                            \
     X(giveup_told, "ring/giveup.told", "a round whose wait gave up is begun and told all the same")                    \
     X(packet_half, "packet/flag.half", "a packet is taken when its first half has come")                               \

@@ -173,7 +173,9 @@ pub fn every_graph(make: &impl Make, kernels_run: bool) {
                 }
             }
         }
-        let all = if windows { Algorithm::ALL.len() } else { Algorithm::ALL.len() - 1 };
+        // No table has rows of the one that sums in an order of its own.
+        let of_tables = Algorithm::ALL.len() - 1;
+        let all = if windows { of_tables } else { of_tables - 1 };
         assert_eq!(launched.len(), if on_gpus { all } else { 1 }, "{launched:?}");
         assert_eq!(freed_of(&group, &freed, made), made, "tensors freed");
     }

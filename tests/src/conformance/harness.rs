@@ -2,6 +2,8 @@
 
 use myelon_collectives::{Builder, Communicator, DataType, ReduceOp, Region, Stream, reference};
 
+use myelon_lanes::Lanes;
+
 use super::joined::open;
 use crate::data::{Fill, Random, elements};
 
@@ -36,9 +38,17 @@ impl Case {
     }
 
     fn expected(&self, ranks: usize) -> Vec<u8> {
+        self.expected_by(ranks, None)
+    }
+
+    /// What comes out, by neighbours where there are pieces.
+    fn expected_by(&self, ranks: usize, pieces: Option<&Lanes>) -> Vec<u8> {
         let inputs: Vec<_> = (0..ranks).map(|rank| self.input(rank)).collect();
         let inputs: Vec<&[u8]> = inputs.iter().map(|input| &input[..]).collect();
-        reference::all_reduce(self.dtype, self.op, &inputs)
+        match pieces {
+            Some(pieces) => reference::by_neighbours(self.dtype, self.op, &inputs, pieces, 0),
+            None => reference::all_reduce(self.dtype, self.op, &inputs),
+        }
     }
 }
 
@@ -133,6 +143,12 @@ pub(super) fn enqueue_all(seats: &mut [Seat], case: &Case) -> Vec<Pending> {
     let ranks = seats.len();
     let first = case.seed as usize % ranks;
     (0..ranks).map(|step| enqueue(&mut seats[(first + step) % ranks], case)).collect()
+}
+
+/// Checks one case on all ranks, which was called by neighbours with these pieces.
+pub(super) fn check_all_by(pending: Vec<Pending>, pieces: &Lanes) {
+    let expected = pending[0].case.expected_by(pending.len(), Some(pieces));
+    pending.into_iter().for_each(|pending| pending.check_with(&expected));
 }
 
 /// Checks one case on all ranks.

@@ -64,7 +64,8 @@ pub fn tunings_alternate(make: &impl Make, budget: usize) {
             launched.insert(plan.algorithm.name());
         }
         let on_gpus = group[0].rank.backend() == Backend::Cuda;
-        assert_eq!(launched.len(), if on_gpus { Algorithm::ALL.len() } else { 1 }, "{launched:?}");
+        // No table has rows of the one that sums in an order of its own.
+        assert_eq!(launched.len(), if on_gpus { Algorithm::ALL.len() - 1 } else { 1 }, "{launched:?}");
     }
 }
 

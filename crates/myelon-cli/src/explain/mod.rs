@@ -89,7 +89,8 @@ impl Subject {
         let mut settings = args.plan.over(Settings::from_env()?);
         settings.ranks = args.ranks.map(usize::from).or(settings.ranks);
         let (policy, forced) = (settings.policy.unwrap_or_default(), settings.forced);
-        let windows = settings.windows.unwrap_or_default();
+        let (windows, any_order) =
+            (settings.windows.unwrap_or_default(), settings.any_order.unwrap_or_default());
         if args.machine == MachineKind::H200 {
             let ranks = settings.ranks.unwrap_or(H200_RANKS) as u32;
             if let Some(TuningFile::At(path)) = &args.plan.tuning {
@@ -99,6 +100,7 @@ impl Subject {
                 )));
             }
             let tuning = Tuning::new(Machine::h200()).policy(policy).forced(forced).windows(windows);
+            let tuning = tuning.any_order(any_order);
             let because = "this machine was asked for".into();
             let table = "none: it is another machine".into();
             return Ok(Self { tuning, because, table, ranks, policy, forced, rank: None });
@@ -169,7 +171,10 @@ impl Subject {
                 add(format!("policy {policy}"), choice.map(|it| it.plan).map_err(why));
             }
         }
-        for algorithm in Algorithm::ALL.into_iter().filter(|&other| other != own) {
+        // Neighbours give other bits than the rest, so they stand beside it only where that is allowed.
+        let any_order = self.tuning.has_any_order();
+        let others = Algorithm::ALL.into_iter().filter(|&other| other != own);
+        for algorithm in others.filter(|&other| any_order || other != Algorithm::Neighbour) {
             let forced = Forced { algorithm: Some(algorithm), ..self.forced };
             let choice = self.tuning.clone().forced(forced).plan(request);
             add(format!("{ALGORITHM}{algorithm}"), choice.map(|it| it.plan).map_err(why));
@@ -280,7 +285,8 @@ mod tests {
             assert_eq!(explained.choice.plan.algorithm, own);
             let others = explained.runners_up.iter().take_while(|other| other.is_other_algorithm);
             let others: Vec<Algorithm> = others.map(|other| other.plan.algorithm).collect();
-            for algorithm in Algorithm::ALL.into_iter().filter(|&algorithm| algorithm != own) {
+            let allowed = Algorithm::ALL.into_iter().filter(|&algorithm| algorithm != Algorithm::Neighbour);
+            for algorithm in allowed.filter(|&algorithm| algorithm != own) {
                 let name = format!("algorithm {algorithm}");
                 let why = explained.refused.iter().find(|it| it.which == name).map(|it| it.why.as_str());
                 assert_eq!(why.is_some(), refused.contains(&algorithm), "{name} at {count}: {why:?}");
@@ -291,6 +297,13 @@ mod tests {
             assert!(lanes.is_some_and(|it| it.plan.algorithm == own), "{own}");
             assert_eq!(which(&explained).contains("slot"), own == Algorithm::Ring);
         }
+        let has_neighbour = |subject: &Subject| {
+            let explained = subject.explain(DataType::F32, 1 << 28, 99).unwrap();
+            explained.runners_up.iter().any(|other| other.which == "algorithm neighbour")
+        };
+        let mut allowed = h200(Policy::Auto, Forced::default());
+        allowed.tuning = allowed.tuning.any_order(true);
+        assert!(has_neighbour(&allowed) && !has_neighbour(&subject));
         let any = Subject { tuning: subject.tuning.clone().windows(false), ..subject };
         let explained = any.explain(DataType::F32, 8, 9).unwrap();
         let why = "cannot run here, for it needs buffers that are windows, which was not promised";

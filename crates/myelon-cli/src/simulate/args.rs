@@ -28,8 +28,8 @@ pub struct Simulate {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N", help_heading = "Seeds")]
     pub threads: Option<u16>,
 
-    /// What calls are made of: one-shot two-shot one-shot-lamport two-shot-lamport direct ring, with commas between
-    /// them, or all; the lamports carry floats only
+    /// What calls are made of: one-shot two-shot one-shot-lamport two-shot-lamport direct ring neighbour, with commas
+    /// between them, or all; the lamports carry floats only
     #[arg(long, default_value = "all", value_parser = algorithms, value_name = "NAMES", help_heading = "Cases")]
     pub algo: Algorithms,
     /// Ranks, 2 to 8

@@ -285,7 +285,7 @@ mod tests {
             (&["--slot-bytes", "8KB"], "ambiguous"),
             (&["--slot-bytes", "4G"], "4 GiB"),
             (&["--lanes-per-worker", "0"], "1 lane at least"),
-            (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring"),
+            (&["--algo", "tree"], "one-shot-lamport, two-shot-lamport, direct, ring, neighbour"),
             (&["--threads", "few"], "needed a whole number or auto"),
             (&["--blocks", "3", "--lanes-per-worker", "1"], "cannot be used with"),
             (&["--turns", "0"], "--turns"),

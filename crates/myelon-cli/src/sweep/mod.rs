@@ -122,6 +122,13 @@ fn settings(args: &Sweep, settings: Settings) -> Result<Settings, Failure> {
             numbers
         )));
     }
+    if algorithm == Algorithm::Neighbour {
+        return Err(Failure::Usage(
+            "the settings of a sweep are held against one result, and by neighbour the result depends on the setting: use \
+             myelon all-reduce --algo neighbour with --lanes, --slot-bytes and --slots, one after the other"
+                .into(),
+        ));
+    }
     let ring_only = [&args.slot_bytes, &args.slots, &args.blocks, &args.lanes_per_worker];
     if algorithm != Algorithm::Ring && ring_only.iter().any(|values| !values.is_empty()) {
         return Err(Failure::Usage(format!(

@@ -69,6 +69,7 @@ pub(crate) fn join(
         ("rings", pool.to_string()),
         ("window", format!("{} bytes", layout.bytes())),
         ("promise of windows", config.windows.to_string()),
+        ("permission of any order", config.any_order.to_string()),
         ("deadline", format!("{} ms", config.deadline().as_secs_f64() * 1e3)),
         ("first sequence", config.first_sequence().to_string()),
     ])?;

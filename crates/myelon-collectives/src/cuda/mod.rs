@@ -26,7 +26,7 @@ use myelon_lanes::{Machine, Origin, Pool};
 use myelon_meet::Watch;
 use myelon_recorder::Row;
 use myelon_ring::words::FaultCode;
-use myelon_ring::{Inbox, WindowLayout};
+use myelon_ring::{Inbox, Neighbours, WindowLayout};
 
 use self::errors::{error_of, fault_error};
 use self::follow::Following;
@@ -120,9 +120,14 @@ fn layout(ranks: usize, pool: &Pool) -> Result<WindowLayout, Error> {
         packets: pool.inbox.packets as usize,
         cells: pool.inbox.cells as usize,
     };
+    let neighbours = Neighbours {
+        lanes: pool.neighbours.lanes as usize,
+        capacity: pool.neighbours.slots as usize,
+        piece_bytes: pool.neighbours.piece_bytes as usize,
+    };
     let layout =
         WindowLayout::new(ranks, pool.lanes as usize, pool.slots as usize, pool.piece_bytes as usize)?;
-    Ok(layout.with_inbox(inbox)?)
+    Ok(layout.with_inbox(inbox)?.with_neighbours(neighbours)?)
 }
 
 fn image_choice(config: &Config) -> ImageChoice {

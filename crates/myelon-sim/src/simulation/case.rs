@@ -51,7 +51,16 @@ pub struct Call {
 impl Call {
     /// Whether it goes by packets or cells, and so takes an epoch.
     pub fn is_of_packets(&self) -> bool {
-        self.algorithm != Algorithm::Ring
+        !self.algorithm.has_slots()
+    }
+
+    /// Blocks of its launch.
+    pub(super) fn blocks(&self) -> usize {
+        match self.algorithm {
+            Algorithm::Ring => 3 * self.workers,
+            Algorithm::Neighbour => self.workers,
+            _ => self.lanes,
+        }
     }
 
     /// Bytes of an element.
@@ -266,7 +275,7 @@ impl Case {
 
 /// Lanes that calls of an algorithm may have.
 pub(super) fn lanes_of(shape: &Shape, algorithm: Algorithm) -> usize {
-    if algorithm == Algorithm::Ring { shape.lanes } else { shape.inbox.lanes }
+    if algorithm.has_slots() { shape.lanes } else { shape.inbox.lanes }
 }
 
 /// The largest payload that an algorithm carries in a window of that shape.

@@ -18,7 +18,11 @@ fn uses(call: &Call, shape: &Shape, cell: CellName) -> bool {
     match call.algorithm {
         Algorithm::OneShotLamport => values.one_shot(cell.number),
         Algorithm::TwoShotLamport => values.two_shot(cell.sender, cell.owner, cell.number),
-        Algorithm::OneShot | Algorithm::TwoShot | Algorithm::Direct | Algorithm::Ring => false,
+        Algorithm::OneShot
+        | Algorithm::TwoShot
+        | Algorithm::Direct
+        | Algorithm::Ring
+        | Algorithm::Neighbour => false,
     }
 }
 

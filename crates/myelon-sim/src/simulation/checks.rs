@@ -10,6 +10,7 @@ use super::packets::{Broken, Buffer, By, Packets};
 use crate::launch::Shape;
 use crate::model::{Action, Address, Check, Event, Place, ThreadId};
 use crate::port::GAVE_UP;
+use myelon_ring::words::Movement;
 
 /// An access to a window: who did what where.
 struct Seen {
@@ -149,7 +150,8 @@ struct GaveUp {
 }
 
 /// R8, F4: a block that gave up in a round tells nobody of that round, of a later one, or of a later lane, and
-/// moves no cursor. A thread that gave up writes no packet and no cell, moves no epoch and writes no output. Behind a launch in which
+/// moves no cursor. By neighbours, where a turn's two ends have sequences of their own, the one of its producer counts, and
+/// the consumer's thread itself is held to silence. A thread that gave up writes no packet and no cell, moves no epoch and writes no output. Behind a launch in which
 /// a wait gave up, the rank's later launches write nothing, also not what they call.
 #[derive(Default)]
 struct Silence {
@@ -158,6 +160,12 @@ struct Silence {
 
 impl Silence {
     fn observe(&self, seen: &Seen) -> Verdict {
+        if let Spot::Sequence(ring, _) | Spot::Gating(ring) = seen.spot
+            && ring.movement == Movement::Neighbour
+            && matches!(seen.access, Access::Write(_))
+        {
+            self.of_thread(seen.thread, seen.spot)?;
+        }
         // Rounds that were moved before may still be told, by another thread than the one that gave up.
         let (lane, told) = match (seen.spot, seen.access) {
             (Spot::Sequence(ring, _), Access::Write(Some(value))) => (ring.lane, Some(value)),
@@ -216,7 +224,6 @@ pub(super) const NAMES: [&str; 9] =
 /// Leads every access to a window past each checker.
 pub(super) struct Checks {
     map: Rc<Map>,
-    capacity: u64,
     rings: Vec<Progress>,
     silence: Silence,
     launches: Rc<RefCell<Launches>>,
@@ -236,8 +243,8 @@ impl Checks {
     ) -> Self {
         let start = Progress { published: shape.first, returned: shape.first };
         let rings = vec![start; map.numbers()];
-        let (capacity, silence) = (shape.capacity as u64, Silence::default());
-        Self { map, capacity, rings, silence, launches, packets, buffers, broken: NAMES[0] }
+        let silence = Silence::default();
+        Self { map, rings, silence, launches, packets, buffers, broken: NAMES[0] }
     }
 
     fn look(&mut self, seen: &Seen) -> Result<(), Broken> {
@@ -261,7 +268,7 @@ impl Checks {
         let (Spot::Gating(name) | Spot::Sequence(name, _) | Spot::Slot(name, _)) = seen.spot else {
             return self.silence.observe(seen).map_err(|message| ("silence", message));
         };
-        let capacity = self.capacity;
+        let capacity = self.map.capacity(name) as u64;
         let ring = &mut self.rings[self.map.number(name)];
         lap(seen, *ring, capacity).map_err(|message| ("lap", message))?;
         monotone(seen, *ring, capacity).map_err(|message| ("monotone", message))?;

@@ -24,6 +24,7 @@ impl std::fmt::Display for RingName {
         let movement = match self.movement {
             Movement::Scatter => "scatter",
             Movement::Gather => "gather",
+            Movement::Neighbour => "neighbour",
         };
         write!(f, "{movement} ring {}->{} of lane {}", self.source, self.destination, self.lane)
     }
@@ -131,7 +132,8 @@ pub struct Map {
     spots: Vec<Vec<Spot>>,
     ranks: usize,
     lanes: usize,
-    capacity: usize,
+    /// Slots of a ring between all pairs, and of one between neighbours.
+    capacities: (usize, usize),
 }
 
 impl Map {
@@ -144,7 +146,7 @@ impl Map {
             for lane in 0..shape.inbox.lanes {
                 window[layout.epoch_offset() / 8 + lane] = Spot::Epoch(lane as u8);
             }
-            for role in [Role::Scatter, Role::Reduce, Role::Gather] {
+            for role in [Role::Scatter, Role::Reduce, Role::Gather, Role::Neighbour] {
                 for lane in 0..shape.lanes {
                     window[layout.cursor(role, lane) / 8] = Spot::Cursor(role, lane as u8);
                 }
@@ -156,9 +158,9 @@ impl Map {
             let (source, destination) = (name.source as usize, name.destination as usize);
             let ring = layout.ring(&offsets, name.movement, name.lane.into(), source, destination);
             spots[source][ring.gating as usize / 8] = Spot::Gating(name);
-            for slot in 0..shape.capacity {
+            for slot in 0..ring.capacity as usize {
                 spots[destination][ring.sequence as usize / 8 + slot] = Spot::Sequence(name, slot as u8);
-                let words = layout.slot_bytes() / 8;
+                let words = ring.slot_bytes as usize / 8;
                 let start = ring.data as usize / 8 + slot * words;
                 spots[destination][start..start + words].fill(Spot::Slot(name, slot as u8));
             }
@@ -182,7 +184,8 @@ impl Map {
                 }
             }
         }
-        Self { windows: windows.to_vec(), spots, ranks, lanes, capacity: shape.capacity }
+        let capacities = (shape.capacity, shape.neighbours().capacity);
+        Self { windows: windows.to_vec(), spots, ranks, lanes, capacities }
     }
 
     /// Whose window an address is in, and what lies there.
@@ -215,8 +218,13 @@ impl Map {
     }
 
     /// Slots of a ring.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+    pub fn capacity(&self, ring: RingName) -> usize {
+        if ring.movement == Movement::Neighbour { self.capacities.1 } else { self.capacities.0 }
+    }
+
+    /// Slots of the longest ring.
+    pub fn capacity_max(&self) -> usize {
+        self.capacities.0.max(self.capacities.1)
     }
 
     /// Every ring.
@@ -226,7 +234,7 @@ impl Map {
 
     /// How many numbers there are.
     pub fn numbers(&self) -> usize {
-        2 * self.lanes * self.ranks * self.ranks
+        3 * self.lanes * self.ranks * self.ranks
     }
 }
 
@@ -246,13 +254,17 @@ pub(super) fn part_of(inbox_lanes: usize, number: usize) -> Part {
 
 /// Every ring of a window of that shape.
 pub(super) fn rings(ranks: usize, lanes: usize) -> impl Iterator<Item = RingName> {
-    let movements = [Movement::Scatter, Movement::Gather].into_iter();
+    let movements = [Movement::Scatter, Movement::Gather, Movement::Neighbour].into_iter();
     movements.flat_map(move |movement| {
         (0..lanes * ranks * ranks).filter_map(move |i| {
             let (lane, source, destination) = (i / ranks / ranks, i / ranks % ranks, i % ranks);
             let name =
                 RingName { movement, lane: lane as u8, source: source as u8, destination: destination as u8 };
-            (source != destination).then_some(name)
+            let is_there = match movement {
+                Movement::Neighbour => destination == (source + 1) % ranks,
+                _ => source != destination,
+            };
+            is_there.then_some(name)
         })
     })
 }

@@ -217,7 +217,8 @@ impl Simulation {
         self
     }
 
-    /// What results are compared with, where it is not [`by_element`].
+    /// What results are compared with, where it is not [`by_element`]. Those of calls by neighbours, whose order depends on
+    /// the plan, are compared with that order all the same.
     #[must_use]
     pub fn reference(mut self, reference: Reference) -> Self {
         self.reference = reference;

@@ -34,7 +34,7 @@ pub(super) type Broken = (&'static str, String);
 pub(super) fn uses(call: &Call, shape: &Shape, packet: &PacketName) -> bool {
     let values = Values { count: call.bytes().div_ceil(8), room: shape.inbox.packets, ranks: shape.ranks };
     match (call.algorithm, packet.part) {
-        (Algorithm::Ring, _) => false,
+        (Algorithm::Ring | Algorithm::Neighbour, _) => false,
         (_, Part::Header { lane, .. }) if usize::from(lane) >= call.lanes => false,
         (Algorithm::Direct, Part::Header { .. }) => true,
         (_, Part::Header { header, .. }) => header == 0,

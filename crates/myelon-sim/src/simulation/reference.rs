@@ -1,5 +1,8 @@
 //! What a call must give, one element at a time, in the order of the ranks.
 
+use myelon_lanes::Lanes;
+
+use super::case::Call;
 use crate::ffi::{bf16_from_f32, f16_from_f32, f32_from_f16};
 
 /// Combines elements of any type as the contract of the library has it: integers wrap; f16 and bf16 are widened to f32
@@ -9,6 +12,30 @@ use crate::ffi::{bf16_from_f32, f16_from_f32, f32_from_f16};
 ///
 /// For types and operations that are none of the kernels', and for averages of integers.
 pub fn by_element(dtype: &str, op: &str, inputs: &[&[u8]]) -> Vec<u8> {
+    combined(dtype, op, inputs, inputs.len())
+}
+
+/// What a call by neighbours gives: the piece of owner `o` from ranks `o + 1`, `o + 2`, ..., `o`, two at a time.
+pub(super) fn by_neighbours(call: &Call, inputs: &[&[u8]]) -> Vec<u8> {
+    let (ranks, mut output) = (inputs.len(), Vec::new());
+    let pieces = Lanes::new(inputs[0].len() as u64, ranks as u32, call.lanes as u32, call.piece_bytes as u32);
+    let pieces = pieces.expect("Case::check was asked before");
+    let on_the_way = if call.op == "avg" { "sum" } else { call.op };
+    let rounds =
+        (0..pieces.lanes()).flat_map(|lane| (0..pieces.rounds(lane)).map(move |round| (lane, round)));
+    for ((lane, round), owner) in rounds.flat_map(|round| (0..ranks).map(move |owner| (round, owner))) {
+        let piece = pieces.piece(lane, round, owner as u32);
+        let of_rank = |rank: usize| &inputs[rank % ranks][piece.start as usize..piece.end() as usize];
+        let begun = of_rank(owner + 1).to_vec();
+        let handed_on = (owner + 2..owner + ranks)
+            .fold(begun, |value, rank| combined(call.dtype, on_the_way, &[&value, of_rank(rank)], ranks));
+        output.extend(combined(call.dtype, call.op, &[&handed_on, of_rank(owner)], ranks));
+    }
+    output
+}
+
+/// Combines inputs, and divides an average by `divisor`.
+fn combined(dtype: &str, op: &str, inputs: &[&[u8]], divisor: usize) -> Vec<u8> {
     let f16 = |value: f32| f16_from_f32(value.to_bits()).to_le_bytes();
     let bf16 = |value: f32| bf16_from_f32(value.to_bits()).to_le_bytes();
     let of_f16 = |bytes: [u8; 2]| f32::from_bits(f32_from_f16(u16::from_le_bytes(bytes)));
@@ -20,22 +47,26 @@ pub fn by_element(dtype: &str, op: &str, inputs: &[&[u8]]) -> Vec<u8> {
         "u32" => integers::<4>(op, inputs, false),
         "i64" => integers::<8>(op, inputs, true),
         "u64" => integers::<8>(op, inputs, false),
-        "f16" => floats(inputs, |ranks: &[[u8; 2]]| match join_f32(op, ranks.iter().map(|&x| of_f16(x))) {
-            value if value.is_nan() => 0x7e00u16.to_le_bytes(),
-            value => positive(op, f16(value)),
+        "f16" => floats(inputs, |ranks: &[[u8; 2]]| {
+            match join_f32(op, divisor, ranks.iter().map(|&x| of_f16(x))) {
+                value if value.is_nan() => 0x7e00u16.to_le_bytes(),
+                value => positive(op, f16(value)),
+            }
         }),
-        "bf16" => floats(inputs, |ranks: &[[u8; 2]]| match join_f32(op, ranks.iter().map(|&x| of_bf16(x))) {
-            value if value.is_nan() => 0x7fc0u16.to_le_bytes(),
-            value => positive(op, bf16(value)),
+        "bf16" => floats(inputs, |ranks: &[[u8; 2]]| {
+            match join_f32(op, divisor, ranks.iter().map(|&x| of_bf16(x))) {
+                value if value.is_nan() => 0x7fc0u16.to_le_bytes(),
+                value => positive(op, bf16(value)),
+            }
         }),
         "f32" => floats(inputs, |ranks: &[[u8; 4]]| {
-            match join_f32(op, ranks.iter().map(|&x| f32::from_le_bytes(x))) {
+            match join_f32(op, divisor, ranks.iter().map(|&x| f32::from_le_bytes(x))) {
                 value if value.is_nan() => 0x7fc0_0000u32.to_le_bytes(),
                 value => positive(op, value.to_le_bytes()),
             }
         }),
         "f64" => floats(inputs, |ranks: &[[u8; 8]]| {
-            match join_f64(op, ranks.iter().map(|&x| f64::from_le_bytes(x))) {
+            match join_f64(op, divisor, ranks.iter().map(|&x| f64::from_le_bytes(x))) {
                 value if value.is_nan() => 0x7ff8_0000_0000_0000u64.to_le_bytes(),
                 value => positive(op, value.to_le_bytes()),
             }
@@ -85,8 +116,7 @@ fn positive<const N: usize>(op: &str, bytes: [u8; N]) -> [u8; N] {
 
 macro_rules! join {
     ($name:ident, $acc:ty) => {
-        fn $name(op: &str, values: impl ExactSizeIterator<Item = $acc>) -> $acc {
-            let ranks = values.len() as $acc;
+        fn $name(op: &str, divisor: usize, values: impl Iterator<Item = $acc>) -> $acc {
             let less = |a: $acc, b: $acc| a.total_cmp(&b).is_lt();
             let of_both = |a: $acc, b: $acc, first: bool| match a.is_nan() || b.is_nan() {
                 true => <$acc>::NAN,
@@ -100,7 +130,7 @@ macro_rules! join {
             };
             match op {
                 "sum" => values.fold(0.0, |a, b| a + b),
-                "avg" => values.fold(0.0, |a, b| a + b) / ranks,
+                "avg" => values.fold(0.0, |a, b| a + b) / divisor as $acc,
                 "prod" => values.reduce(|a, b| a * b).expect("there are ranks"),
                 "min" => values.reduce(|a, b| of_both(a, b, less(a, b))).expect("there are ranks"),
                 "max" => values.reduce(|a, b| of_both(a, b, less(b, a))).expect("there are ranks"),

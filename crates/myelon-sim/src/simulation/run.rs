@@ -76,7 +76,7 @@ fn launches(
         let grid = Grid {
             device: Device::Gpu(rank as u32),
             party: rank as u32,
-            blocks: if call.is_of_packets() { call.lanes } else { 3 * call.workers } as u32,
+            blocks: call.blocks() as u32,
             threads: case.movers + WARP_THREADS,
             warp_threads: WARP_THREADS,
             last_is_part: call.is_of_packets(),
@@ -218,13 +218,16 @@ fn mishaps(world: &mut World, case: &Case, layout: &WindowLayout, setting: &Sett
             }
         }
         Some(Mishap::Overwritten { rank, gating }) => {
-            let peer = (rank + 1) % case.shape.ranks;
+            let is_neighbour = case.calls.first().is_some_and(|call| call.algorithm == Algorithm::Neighbour);
+            let movement = if is_neighbour { Movement::Neighbour } else { Movement::Scatter };
+            let after = (rank + 1) % case.shape.ranks;
+            let before = if is_neighbour { (rank + case.shape.ranks - 1) % case.shape.ranks } else { after };
             let ring = match gating {
-                true => layout.ring(&[0; RANKS_MAX], Movement::Scatter, 0, rank, peer),
-                false => layout.ring(&[0; RANKS_MAX], Movement::Scatter, 0, peer, rank),
+                true => layout.ring(&[0; RANKS_MAX], movement, 0, rank, after),
+                false => layout.ring(&[0; RANKS_MAX], movement, 0, before, rank),
             };
             // More than anybody can have written before the rank's first look.
-            let (first, capacity) = (case.shape.first, case.shape.capacity as u64);
+            let (first, capacity) = (case.shape.first, ring.capacity as u64);
             let (offset, beyond) = match gating {
                 true => (ring.gating, first.wrapping_add(1)),
                 false => (ring.sequence + 8 * (first & (capacity - 1)), first.wrapping_add(capacity)),

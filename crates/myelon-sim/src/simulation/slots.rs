@@ -49,7 +49,7 @@ impl Slots {
     /// Follows every slot through `events`, each of which is looked at once, up to the step `end`.
     pub(super) fn of(events: &[(Event, Place)], map: &Map, end: u64) -> Self {
         let mut follow =
-            Follow { now: vec![Now::default(); map.numbers() * map.capacity()], map, spans: Vec::new() };
+            Follow { now: vec![Now::default(); map.numbers() * map.capacity_max()], map, spans: Vec::new() };
         for (event, _) in events {
             follow.look(event);
         }
@@ -90,7 +90,7 @@ impl Follow<'_> {
     }
 
     fn now(&mut self, ring: RingName, slot: u8) -> &mut Now {
-        &mut self.now[self.map.number(ring) * self.map.capacity() + usize::from(slot)]
+        &mut self.now[self.map.number(ring) * self.map.capacity_max() + usize::from(slot)]
     }
 
     /// The slot goes over to `span`, or is free.
@@ -106,7 +106,7 @@ impl Follow<'_> {
     /// Slots of sequences before `gating` are free, read or not; so are those that were read of unknown
     /// sequences. What is being written is of the next lap.
     fn release(&mut self, ring: RingName, gating: u64, step: u64) {
-        for slot in 0..self.map.capacity() {
+        for slot in 0..self.map.capacity(ring) {
             let slot = slot as u8;
             let Now { span, sequence } = *self.now(ring, slot);
             let is_before = sequence.is_none_or(|sequence| gating.wrapping_sub(sequence) as i64 > 0);
@@ -119,7 +119,7 @@ impl Follow<'_> {
     /// What is under way lasts until `step`.
     fn end(mut self, step: u64) -> Slots {
         for ring in self.map.rings() {
-            for slot in 0..self.map.capacity() {
+            for slot in 0..self.map.capacity(ring) {
                 self.enter(ring, slot as u8, None, step);
             }
         }

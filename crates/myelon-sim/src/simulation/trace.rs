@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use myelon_lanes::Algorithm;
 use myelon_ring::words::{MARK, Role};
 
 use super::case::Case;
@@ -217,6 +218,10 @@ impl Names<'_> {
             return format!("rank {} {} {} {what}", place.party, call.algorithm, place.block_index);
         }
         let workers = call.workers as u32;
+        if call.algorithm == Algorithm::Neighbour {
+            let part = if place.thread < self.case.movers { "mover" } else { "signal" };
+            return format!("rank {} neighbour {} {part} {}", place.party, place.block_index, place.thread);
+        }
         let role = [Role::Scatter, Role::Reduce, Role::Gather].get((place.block_index / workers) as usize);
         let role = role.map_or_else(
             || format!("block {}", place.block_index),

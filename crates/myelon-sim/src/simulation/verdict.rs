@@ -2,12 +2,14 @@
 
 use std::mem::offset_of;
 
+use myelon_lanes::Algorithm;
 use myelon_ring::WindowLayout;
 use myelon_ring::words::{FaultCode, HostPage, MARK, Movement, RANKS_MAX, Role, WaitCounts, WaitingFor};
 
 use super::case::{Case, Mishap};
 use super::furnish::Setting;
 use super::map::rings;
+use super::reference::by_neighbours;
 use super::run::{Outcome, Reference, comes};
 use crate::model::{Address, Ended, Violation};
 
@@ -39,7 +41,10 @@ pub(super) fn judge(
         let same_count = given.iter().all(|input| input.len() == given[0].len());
         let ranks = (0..case.shape.ranks).filter(|&rank| well[number][rank]);
         if same_count {
-            let needed = reference(call.dtype, call.op, &given);
+            let needed = match call.algorithm {
+                Algorithm::Neighbour => by_neighbours(call, &given),
+                _ => reference(call.dtype, call.op, &given),
+            };
             for rank in ranks.clone() {
                 let output = &outcomes[number][rank].output;
                 if let Some(at) = (0..needed.len()).find(|&at| output[at] != needed[at]) {
@@ -190,7 +195,7 @@ pub(super) fn at_rest(
         }
     }
     for (rank, window) in windows.iter().enumerate() {
-        let (from, to) = (layout.cells_offset(), layout.data_offset());
+        let (from, to) = (layout.cells_offset(), layout.neighbour_rings().cursor_offset);
         if let Some(at) = (from..to).step_by(8).find(|&at| word(rank, at) != MARK) {
             let spot = setting.map.spot(window.plus(at)).map(|(_, spot)| spot);
             let message = format!("rank {rank} is left with {:#x} in {spot:?}", word(rank, at));
@@ -202,7 +207,7 @@ pub(super) fn at_rest(
         let ring = layout.ring(&offsets, name.movement, name.lane.into(), source, destination);
         let gating = word(source, ring.gating as usize);
         let last = gating.wrapping_sub(1);
-        let slot = (last & (shape.capacity as u64 - 1)) as usize;
+        let slot = (last & (ring.capacity as u64 - 1)) as usize;
         let published = word(destination, ring.sequence as usize + 8 * slot);
         if published != last {
             let message = format!("{name}: published {published:#x}, returned {last:#x}");
@@ -211,6 +216,7 @@ pub(super) fn at_rest(
         let (producer, consumer) = match name.movement {
             Movement::Scatter => (Role::Scatter, Role::Reduce),
             Movement::Gather => (Role::Reduce, Role::Gather),
+            Movement::Neighbour => (Role::Neighbour, Role::Neighbour),
         };
         for (rank, role) in [(source, producer), (destination, consumer)] {
             let cursor = word(rank, layout.cursor(role, name.lane.into()));
