@@ -96,8 +96,9 @@ impl Watch {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| MeetError::system("an eventfd", errno))?;
         let wake = Arc::new(wake);
-        let woken = wake.clone();
+        let (woken, spoken) = (wake.clone(), Spoken(voice.clone()));
         let work = move || {
+            let _spoken = spoken;
             while wires.iter().any(Option::is_some) {
                 // Before it is heard, so that its last words are.
                 let ended: Vec<bool> =
@@ -124,6 +125,18 @@ impl Watch {
         let thread = std::thread::Builder::new().name(format!("myelon watch {rank}")).spawn(work);
         let thread = thread.map_err(|error| MeetError::system("a thread that watches peers", error))?;
         Ok(Self { wake, voice, thread: Some(thread) })
+    }
+}
+
+/// A thread that hears nobody any more, because its handler panicked, speaks for nobody either: this process is then dead
+/// to its peers, and they wait for it no longer.
+struct Spoken(Voice);
+
+impl Drop for Spoken {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
     }
 }
 

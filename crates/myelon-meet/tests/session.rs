@@ -154,6 +154,20 @@ fn notes_goodbyes_and_deaths_are_told_apart() {
 }
 
 #[test]
+fn who_can_hear_no_more_is_dead_to_its_peers() {
+    let mut sessions = sessions(2);
+    let (peer, own) = (sessions.pop().unwrap(), sessions.pop().unwrap());
+    let (_watch, voice, heard) = watched(own);
+    let deaf_voice = peer.voice();
+    let deaf = peer.watch(deaf_voice.clone(), |_, _| panic!("in the handler")).unwrap();
+    voice.tell(b"a word", &[]);
+    assert_eq!(heard.recv_timeout(LONG).unwrap(), (1, "dead".to_owned()));
+    // It lives on, and says nothing.
+    deaf_voice.tell(b"never sent", &[]);
+    drop(deaf);
+}
+
+#[test]
 fn notes_come_whole_and_in_order() {
     let mut all: Vec<_> = sessions(2).into_iter().map(watched).collect();
     for number in 0..1000 {
