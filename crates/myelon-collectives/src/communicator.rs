@@ -27,7 +27,8 @@ use crate::tuning_file::Tuned;
 /// # Guarantees
 ///
 /// * **Same bits.** [`crate::reference`] says what is computed, bit for bit: the same on every rank, for
-///   every size, plan and backend.
+///   every size, plan and backend; but for calls by neighbours, which must be allowed
+///   ([`Builder::any_order`]) and forced, and are [`crate::reference::by_neighbours`].
 /// * **Stream order.** Work before a call on its stream is seen by it; work behind it sees its result.
 /// * **It ends.** A rank that waits longer than the deadline gives up, and all others with it. The error
 ///   comes from the next wait on the stream, and the communicator is poisoned: every later call on any rank
