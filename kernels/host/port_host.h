@@ -27,6 +27,7 @@
 namespace myelon {
 
 #define MYELON_DEVICE inline
+#define MYELON_COLD inline
 #define MYELON_KERNEL(name) extern "C" void name(AllReduceArgs const& args)
 
 constexpr u32 block_words_max = 40;

@@ -42,6 +42,7 @@ void myelon_model_gave_up(unsigned int lane, unsigned long long sequence);
 namespace myelon {
 
 #define MYELON_DEVICE inline
+#define MYELON_COLD inline
 #define MYELON_KERNEL(name) static void name(AllReduceArgs const& args)
 
 constexpr u32 block_words_max = 40;

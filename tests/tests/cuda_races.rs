@@ -6,6 +6,7 @@
 //! longer than the fake's calls can be made to take, and what a real driver does by itself.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 
@@ -109,6 +110,25 @@ fn an_owner_may_wait_for_who_drops_the_rank() {
             drop(ranks);
             drop(held);
             assert_eq!(wait_for(&freed, 2), 2);
+        });
+    });
+}
+
+/// Nor does anybody wait for an owner who drops or allocates other memory.
+#[test]
+fn nobody_waits_for_an_owner() {
+    scenario("nobody_waits_for_an_owner", &[], || {
+        within_a_minute(|| {
+            let ranks = pair([0, 1], false, LONG);
+            let (freed, lock) = (Freed::default(), Arc::new(Mutex::new(())));
+            let held = lock.lock().unwrap();
+            let tensor = Tensor::new(ranks[0].device().unwrap(), How::Plain, BYTES, &freed);
+            drop(tensor.into_region_with(Locks(lock.clone())));
+            drop(ranks[0].region(4).unwrap());
+            drop(ranks);
+            assert_eq!(freed.load(Ordering::Relaxed), 0);
+            drop(held);
+            assert_eq!(wait_for(&freed, 1), 1);
         });
     });
 }

@@ -89,8 +89,9 @@ impl Region {
     /// when the last region of the memory is, and nothing that was enqueued uses it any more, on any rank. So it may be
     /// dropped at any time, and it may be registered: [`crate::Communicator::register`].
     ///
-    /// What keeps it is dropped by whatever thread finds it unused. Where that frees memory by a call which waits for the GPU,
-    /// as `cudaFree` does, it waits for calls that other ranks still have to join.
+    /// What keeps it is dropped on a thread that does nothing else. Where that frees memory by a call which waits for the GPU, as
+    /// `cudaFree` does, the thread waits for calls that other ranks still have to join, and the driver may hold up whatever else
+    /// is asked of that GPU meanwhile.
     ///
     /// [`ForeignMemory::new`] is the unsafe step, and says what is promised.
     pub fn device_owned(memory: ForeignMemory) -> Self {

@@ -20,12 +20,15 @@ use crate::device::Device;
 use crate::driver::call;
 use crate::error::KernelError;
 use crate::memory::{DeviceSpan, Pages};
+use crate::owners::{self, Owner};
 use crate::peer::Mapped;
 
 /// Descriptors of one memory, at most: systems count those that are under way between processes, and each peer gets them.
 const DESCRIPTORS_MAX: usize = 16;
 
-/// Memory of one GPU that somebody else allocated, with the value that keeps it allocated.
+/// Memory of one GPU that somebody else allocated, with the value that keeps it allocated. That is dropped some time after this, on
+/// a thread that does nothing else, for it may wait: `cudaFree` waits for all that runs on the GPU, and may hold up other calls of
+/// the driver for that GPU meanwhile.
 ///
 /// # Example
 ///
@@ -45,7 +48,8 @@ const DESCRIPTORS_MAX: usize = 16;
 pub struct ForeignMemory {
     device: Device,
     span: DeviceSpan,
-    _owner: Box<dyn Send + Sync>,
+    /// `None` only while it is dropped.
+    owner: Option<Owner>,
 }
 
 impl ForeignMemory {
@@ -70,7 +74,7 @@ impl ForeignMemory {
 
     /// `span`, which is on `device`, and which `owner` keeps.
     pub(crate) fn kept(device: &Device, span: DeviceSpan, owner: impl Send + Sync + 'static) -> Self {
-        Self { device: device.clone(), span, _owner: Box::new(owner) }
+        Self { device: device.clone(), span, owner: Some(Box::new(owner)) }
     }
 
     /// The GPU whose memory it is.
@@ -136,6 +140,12 @@ impl ForeignMemory {
             next = reached;
         }
         Ok(Source::Pages { first: start, chunks })
+    }
+}
+
+impl Drop for ForeignMemory {
+    fn drop(&mut self) {
+        self.owner.take().into_iter().for_each(owners::leave);
     }
 }
 

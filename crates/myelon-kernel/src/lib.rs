@@ -52,6 +52,7 @@ mod module;
 mod node;
 mod nvrtc;
 mod operand;
+mod owners;
 mod peer;
 mod rings;
 mod shared;

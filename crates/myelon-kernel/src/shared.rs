@@ -132,15 +132,6 @@ impl Users {
     /// Drops `what` once none of them, nor of `others`, can use it any more, and does not wait for that.
     pub fn bury(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
         reap();
-        self.bury_what(others, what, false);
-    }
-
-    /// The same with `what` no owner keeps, and drops nothing else: for threads that owners of memory may not hold up.
-    pub fn bury_alone(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
-        self.bury_what(others, what, true);
-    }
-
-    fn bury_what(&self, others: &[Arc<Users>], what: Box<dyn Send>, is_alone: bool) {
         let _beside = (!thread_captures()).then(Beside::begin);
         let mut users = std::mem::take(&mut *lock(&self.0));
         others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
@@ -158,7 +149,7 @@ impl Users {
         if uses.is_empty() && !thread_captures() {
             return drop(what);
         }
-        lock(&GRAVEYARD).push(Buried { uses, is_alone, _what: what });
+        lock(&GRAVEYARD).push(Buried { uses, _what: what });
     }
 }
 
@@ -168,15 +159,13 @@ const MANY: usize = 32;
 /// What waits for streams to end before it is dropped, or for a capture of this thread.
 struct Buried {
     uses: Vec<StreamUse>,
-    /// No owner of memory is dropped with it.
-    is_alone: bool,
     _what: Box<dyn Send>,
 }
 
 static GRAVEYARD: Mutex<Vec<Buried>> = Mutex::new(Vec::new());
 
-/// Drops what was left to streams that used it, and that none uses any more, with its owners, who may do anything.
-/// Whatever allocates or drops memory does so, too; while this thread captures, nothing is done.
+/// Drops what was left to streams that used it, and that none uses any more; the owners of foreign memory are dropped a little
+/// later. Whatever allocates or drops memory does so, too; while this thread captures, nothing is done.
 pub fn reap() {
     if thread_captures() {
         return;
@@ -192,9 +181,8 @@ pub fn reap() {
             free.push(buried.swap_remove(index));
         }
     }
-    // Dropped without the lock, and what an owner might hold up first.
+    // Dropped without the lock.
     drop(buried);
-    free.sort_by_key(|it| !it.is_alone);
 }
 
 /// Memory that remembers which streams use it: dropping it never waits, and never takes memory away from work that is

@@ -45,6 +45,8 @@
 //
 //   MYELON_RARELY(condition)               the same condition
 //   MYELON_DEVICE                          in front of a function that the kernels call
+//   MYELON_COLD                            the same, of one that hardly ever runs: called where it stands, not copied into
+//                                          every caller; has no pointers to locals, which would need a stack
 //   MYELON_KERNEL(name) MYELON_THREADS_MAX an entry that is launched with one AllReduceArgs
 #pragma once
 

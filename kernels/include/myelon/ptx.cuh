@@ -30,6 +30,7 @@ struct alignas(16) pair64 {
 };
 
 #define MYELON_DEVICE __device__ __forceinline__
+#define MYELON_COLD __device__ __noinline__
 #define MYELON_THREADS_MAX 512
 // One block a multiprocessor is enough to fill it, so the compiler may use 128 registers a thread.
 #define MYELON_KERNEL(name) \

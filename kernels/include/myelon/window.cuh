@@ -121,7 +121,7 @@ MYELON_DEVICE Trailer* trailer(RingConfig const& ring, u64 sequence) {
 
 // Records once who waited for whom, and then raises the abort word of every rank: whoever is stopped by
 // it finds the record there.
-MYELON_DEVICE void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited const& waited, u64 call_seen) {
+MYELON_COLD void give_up(AllReduceArgs const& args, WaitingFor what, u32 peer, u32 lane, Waited waited, u64 call_seen) {
     auto const tell_all = [&] {
         for (u32 rank = 0; rank < args.ranks; ++rank) st_relaxed_sys(abort_word(args, rank), 1);
     };

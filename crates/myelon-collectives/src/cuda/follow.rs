@@ -109,7 +109,6 @@ impl Follower {
                 entry.followed.look(entry.rank, &mut entry.asked);
             }
             drop(ranks);
-            // With nothing locked: it drops owners of memory.
             reap();
             std::thread::sleep(TICK);
         }

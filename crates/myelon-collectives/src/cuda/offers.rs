@@ -13,9 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use myelon_kernel::{
-    Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory, leave_captures_alone,
-};
+use myelon_kernel::{Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory};
 use myelon_meet::{Voice, Watch};
 use myelon_ring::words::RANKS_MAX;
 
@@ -357,7 +355,7 @@ impl Offers {
                 }
             }
         }
-        let_go(self.settle(state));
+        drop(self.settle(state));
         if let Some((done, reason)) = refused {
             done(Err(reason));
         }
@@ -390,7 +388,7 @@ impl Offers {
         let is_over = !state.lent.are_open();
         let watch = state.watch.take_if(|_| is_over);
         drop(state);
-        let_go(closed);
+        drop(closed);
         drop(watch);
     }
 
@@ -477,24 +475,6 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.lock().closing -= 1;
-    }
-}
-
-/// Drops what no peer has open any more by a thread of its own. Owners may do anything when they are dropped, also wait for
-/// who waits for the thread that watches, or for its end.
-fn let_go(closed: Vec<Lent>) {
-    if closed.is_empty() {
-        return;
-    }
-    let body = || {
-        if let Err(error) = leave_captures_alone() {
-            tracing::debug!(%error, "memory is freed as captures of others allow it");
-        }
-        drop(closed);
-    };
-    // Where there can be no thread, this one drops it.
-    if let Err(error) = std::thread::Builder::new().name("myelon owners".into()).spawn(body) {
-        tracing::debug!(%error, "owners of memory are dropped by the thread that watches");
     }
 }
 
