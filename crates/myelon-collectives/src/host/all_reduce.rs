@@ -110,7 +110,6 @@ impl Engine {
     ///
     /// The first error of the group, wherever it came from; the engine can't be used any more.
     pub fn run(&mut self, job: &Job, number: u64) -> Result<Waits, Error> {
-        let record = self.record.clone();
         let peers = job.geometry.ranks() as usize - 1;
         let mut active: Vec<Progress> = (0..job.geometry.lanes())
             .map(|lane| Progress {
@@ -123,7 +122,7 @@ impl Engine {
             })
             .filter(|progress| progress.rounds > 0)
             .collect();
-        let mut patience = Patience::new(self.deadline, &record);
+        let mut patience = Patience::new(self.deadline, &self.record);
         let mut waited = None;
         loop {
             if let Some(error) = self.group.first_error() {

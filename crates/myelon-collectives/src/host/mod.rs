@@ -155,7 +155,7 @@ impl HostCalls {
                 this.record.failed(&error, runs);
                 error
             });
-            ended.set();
+            ended.set(());
             result
         }));
         Ok(())

@@ -100,7 +100,7 @@ impl Queue for HostQueue {
         let here = Arc::new(Event::default());
         let reached = here.clone();
         self.enqueue(Box::new(move || {
-            reached.set();
+            reached.set(());
             Ok(())
         }));
         here.wait();
@@ -112,7 +112,7 @@ impl Queue for HostQueue {
         let here = Arc::new(Event::default());
         let reached = here.clone();
         self.enqueue(Box::new(move || {
-            reached.set();
+            reached.set(Instant::now());
             Ok(())
         }));
         Ok(Arc::new(HostMoment { place: self.place, event: here }))
@@ -154,43 +154,49 @@ pub(super) fn caught<T>(task: impl FnOnce() -> Result<T, Error>) -> Result<T, Er
         .unwrap_or_else(|panic| Err(Error::Task { message: panic_message(&*panic) }))
 }
 
-/// Something that happens once, and when.
-#[derive(Default)]
-pub(super) struct Event {
-    at: Mutex<Option<Instant>>,
+/// Something that happens once, and what is known of it then: for a mark the time. The end of a call is not asked for
+/// its time, so the clock is not looked at.
+pub(super) struct Event<T = ()> {
+    known: Mutex<Option<T>>,
     happened: Condvar,
 }
 
-impl Event {
-    pub fn set(&self) {
-        lock(&self.at).get_or_insert_with(Instant::now);
+impl<T> Default for Event<T> {
+    fn default() -> Self {
+        Self { known: Mutex::new(None), happened: Condvar::new() }
+    }
+}
+
+impl<T: Copy> Event<T> {
+    pub fn set(&self, what: T) {
+        lock(&self.known).get_or_insert(what);
         self.happened.notify_all();
     }
 
-    pub fn wait(&self) -> Instant {
-        let mut at = lock(&self.at);
+    pub fn wait(&self) -> T {
+        let mut known = lock(&self.known);
         loop {
-            if let Some(at) = *at {
-                return at;
+            if let Some(what) = *known {
+                return what;
             }
-            at = self.happened.wait(at).unwrap_or_else(PoisonError::into_inner);
+            known = self.happened.wait(known).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Waits no longer than until `is_over`, which is asked now and then.
     pub fn wait_unless(&self, is_over: impl Fn() -> bool) {
         const NOW_AND_THEN: Duration = Duration::from_millis(20);
-        let mut at = lock(&self.at);
-        while at.is_none() && !is_over() {
-            let waited = self.happened.wait_timeout(at, NOW_AND_THEN);
-            at = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut known = lock(&self.known);
+        while known.is_none() && !is_over() {
+            let waited = self.happened.wait_timeout(known, NOW_AND_THEN);
+            known = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 struct HostMoment {
     place: Place,
-    event: Arc<Event>,
+    event: Arc<Event<Instant>>,
 }
 
 impl Moment for HostMoment {
