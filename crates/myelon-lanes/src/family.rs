@@ -9,7 +9,7 @@ pub(crate) const SPEAKERS: u32 = 32;
 const INBOX_LANES: u32 = 128;
 /// Most memory of the flagged packets, and of the cells, from which their number follows: a power of two that fits.
 const PACKETS_BYTES_MAX: u64 = 7 << 18;
-const CELLS_BYTES_MAX: u64 = 7 << 19;
+const CELLS_BYTES_MAX: u64 = 4 << 20;
 
 /// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; more lanes are
 /// up to 5 % faster (`benches/record/h200-x4/2026-11-21-steps.csv`).
@@ -51,7 +51,7 @@ fn bounds(ranks: u32, floats: bool) -> impl Iterator<Item = (Algorithm, u64)> {
     const MIB: u64 = 1 << 20;
     let wanted: &[(Algorithm, u64)] = match (floats, ranks) {
         (true, 2) => {
-            &[(OneShot, 64 * KIB), (OneShotLamport, 512 * KIB), (TwoShotLamport, MIB), (Direct, 128 * MIB)]
+            &[(OneShot, 64 * KIB), (OneShotLamport, 960 * KIB), (TwoShotLamport, 2 * MIB), (Direct, 128 * MIB)]
         }
         (true, 3 | 4) => {
             &[(OneShot, 32 * KIB), (OneShotLamport, 192 * KIB), (TwoShotLamport, MIB), (Direct, 128 * MIB)]
@@ -92,20 +92,18 @@ pub(crate) fn shape(
 ) -> Shape {
     let values = bytes.div_ceil(algorithm.unit_bytes());
     let (items, least, most, lanes_max) = match algorithm {
-        Algorithm::OneShot | Algorithm::OneShotLamport => (values, 128, 480, INBOX_LANES),
+        Algorithm::OneShot | Algorithm::OneShotLamport => (values, 64, 480, INBOX_LANES),
         Algorithm::TwoShot | Algorithm::TwoShotLamport => {
-            (values.div_ceil(ranks.into()), 128, 480, INBOX_LANES)
+            (values.div_ceil(ranks.into()), 64, 480, INBOX_LANES)
         }
         Algorithm::Direct | Algorithm::Ring | Algorithm::Neighbour => {
             let threads = u64::from(direct_threads_max.clamp(32, 512));
             (values.div_ceil(ranks.into()), threads, threads, DIRECT_LANES_MAX)
         }
     };
-    // Very few values: 64 in a block were faster than 128, as above.
-    let least = if algorithm != Algorithm::Direct && items <= 256 { 64 } else { least };
     let lanes_max = u64::from(lanes_max.min(blocks_max));
     // Never fewer lanes for more values.
-    let lanes = items.div_ceil(least).max(if least == 128 { 4 } else { 1 }).clamp(1, lanes_max);
+    let lanes = items.div_ceil(least).clamp(1, lanes_max);
     // As few passes as there must be, of threads that all have something to do.
     let passes = items.div_ceil(lanes * most).max(1);
     let movers = items.div_ceil(lanes * passes).next_multiple_of(32).clamp(least, most);
