@@ -196,6 +196,7 @@ inline void write_shared(T* to, T const& value) {
 inline void note_gave_up(u32, u64) {}
 
 constexpr u32 polls_a_look = 1024;
+constexpr u32 looks_a_far_look = 1;
 inline void pause() { sched_yield(); }
 
 inline u64 clock_ns() {

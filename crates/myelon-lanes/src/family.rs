@@ -7,13 +7,20 @@ use crate::algorithm::{Algorithm, Inbox};
 pub(crate) const SPEAKERS: u32 = 32;
 /// Lanes of an inbox.
 const INBOX_LANES: u32 = 128;
-/// Most memory of the flagged packets, and of the cells, from which their number follows: a power of two that fits.
+/// Most memory of the flagged packets, and of the cells, from which their number follows: a power of two that fits. Over two
+/// ranks cells are ahead of direct as far as they reach, so they have more.
 const PACKETS_BYTES_MAX: u64 = 7 << 18;
-const CELLS_BYTES_MAX: u64 = 4 << 20;
+const CELLS_BYTES_MAX: u64 = 7 << 19;
+const CELLS_BYTES_PAIR_MAX: u64 = 4 << 20;
 
 /// Lanes of a direct call at most. Origin: calls of 8 to 128 MiB leave the other multiprocessors alone; more lanes are
 /// up to 5 % faster (`benches/record/h200-x4/2026-11-21-steps.csv`).
 const DIRECT_LANES_MAX: u32 = 32;
+/// The same of larger ones between two ranks, where more lanes are still faster: 256 MiB with 32, 64 and 128 lanes 812, 797 and 789
+/// us, 1 GiB 3216, 3174 and 3144 (`benches/record/h200-x2/2026-11-28-variants.txt`).
+const DIRECT_LANES_PAIR_MAX: u32 = 128;
+/// Up to so many bytes a call leaves most multiprocessors to others.
+const BUDGET_BYTES: u64 = 128 << 20;
 
 /// What a call has, apart from the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +29,20 @@ pub(crate) struct Shape {
     pub threads: u32,
 }
 
+/// Most memory of the cells.
+fn cells_bytes_max(ranks: u32) -> u64 {
+    if ranks == 2 { CELLS_BYTES_PAIR_MAX } else { CELLS_BYTES_MAX }
+}
+
 /// The inbox of a rank.
 pub(crate) fn inbox(ranks: u32) -> Inbox {
     let peers = u64::from(ranks - 1);
     let most = |bytes: u64| ((bytes / (2 * peers * 16) + 1).next_power_of_two() / 2) as u32;
-    Inbox { lanes: INBOX_LANES, packets: most(PACKETS_BYTES_MAX), cells: most(CELLS_BYTES_MAX) }
+    Inbox { lanes: INBOX_LANES, packets: most(PACKETS_BYTES_MAX), cells: most(cells_bytes_max(ranks)) }
 }
 
-/// The algorithms that are taken, each with its largest payload, in ascending order. Origin: 4 x H200, 2026-11-21, bf16, times in us, in graphs but for the ring, which was on
-/// a stream (`benches/record/h200-x4/2026-11-21-steps.txt`):
+/// The algorithms that are taken, each with its largest payload, in ascending order. Origin: 4 x H200, 2026-11-21, bf16,
+/// times in us, in graphs but for the ring, which was on a stream (`benches/record/h200-x4/2026-11-21-steps.txt`):
 ///
 /// | ranks | payload | one-shot | two-shot | direct, at most 32 blocks | ring, all lanes |
 /// |---|---|---|---|---|---|
@@ -42,16 +54,27 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 /// | 2 | 256 KiB | 4.1 | | 6.7 | 14 |
 /// | 2 | 64 MiB | | | 219 | 219 |
 ///
-/// Cells, for floats, as above (`2026-11-21-cells.txt` and `benches/record/h200-x2/2026-11-21.txt`): with 4 ranks 64 KiB 3.7,
-/// 256 KiB 5.7 by one hop or two, 1 MiB 8.0; with 2 ranks 64 KiB 2.6 as by packets, 512 KiB 4.1, 1 MiB 6.0 by two hops.
-/// Above 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
+/// Cells, for floats, with 4 ranks (`2026-11-21-cells.txt` there): 64 KiB 3.7, 256 KiB 5.7 by one hop or two, 1 MiB 8.0. Above
+/// 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
+///
+/// Two ranks, by cells and direct (`benches/record/h200-x2/2026-11-28-variants.txt`). One pass of all threads carries 960 KiB, and
+/// the cells end at 2 MiB by two hops:
+///
+/// | payload | one hop | two hops | direct, 32 blocks | ring |
+/// |---|---|---|---|---|
+/// | 512 KiB | 3.93 | 4.37 | | |
+/// | 896 KiB | 5.12 | 5.49 | | |
+/// | 1 MiB | 6.80 | 6.02 | 8.18 | |
+/// | 1.5 MiB | 8.19 | 7.86 | 9.70 | |
+/// | 2 MiB | 10.8 | 9.77 | 11.2 | |
+/// | 1 GiB | | | 3216, 128 blocks 3144 | 3183, in the slots that the cells leave |
 fn bounds(ranks: u32, floats: bool) -> impl Iterator<Item = (Algorithm, u64)> {
     use Algorithm::{Direct, OneShot, OneShotLamport, TwoShot, TwoShotLamport};
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     let wanted: &[(Algorithm, u64)] = match (floats, ranks) {
         (true, 2) => {
-            &[(OneShot, 64 * KIB), (OneShotLamport, 960 * KIB), (TwoShotLamport, 2 * MIB), (Direct, 128 * MIB)]
+            &[(OneShot, 64 * KIB), (OneShotLamport, 960 * KIB), (TwoShotLamport, 2 * MIB), (Direct, u64::MAX)]
         }
         (true, 3 | 4) => {
             &[(OneShot, 32 * KIB), (OneShotLamport, 192 * KIB), (TwoShotLamport, MIB), (Direct, 128 * MIB)]
@@ -59,7 +82,7 @@ fn bounds(ranks: u32, floats: bool) -> impl Iterator<Item = (Algorithm, u64)> {
         (true, _) => {
             &[(OneShot, 16 * KIB), (OneShotLamport, 64 * KIB), (TwoShotLamport, MIB), (Direct, 32 * MIB)]
         }
-        (false, 2) => &[(OneShot, 256 * KIB), (Direct, 128 * MIB)],
+        (false, 2) => &[(OneShot, 256 * KIB), (Direct, u64::MAX)],
         (false, 3 | 4) => &[(OneShot, 64 * KIB), (TwoShot, 256 * KIB), (Direct, 128 * MIB)],
         (false, _) => &[(OneShot, 48 * KIB), (TwoShot, 256 * KIB), (Direct, 32 * MIB)],
     };
@@ -98,7 +121,9 @@ pub(crate) fn shape(
         }
         Algorithm::Direct | Algorithm::Ring | Algorithm::Neighbour => {
             let threads = u64::from(direct_threads_max.clamp(32, 512));
-            (values.div_ceil(ranks.into()), threads, threads, DIRECT_LANES_MAX)
+            let lanes_max =
+                if ranks == 2 && bytes > BUDGET_BYTES { DIRECT_LANES_PAIR_MAX } else { DIRECT_LANES_MAX };
+            (values.div_ceil(ranks.into()), threads, threads, lanes_max)
         }
     };
     let lanes_max = u64::from(lanes_max.min(blocks_max));
@@ -119,10 +144,10 @@ mod tests {
     fn inboxes_are_the_largest_that_fit() {
         let inboxes: Vec<(u32, u32)> = (2..=8).map(inbox).map(|it| (it.packets, it.cells)).collect();
         let few = (8192, 16384);
-        assert_eq!(inboxes, [(32768, 65536), (16384, 32768), (16384, 32768), few, few, few, few]);
+        assert_eq!(inboxes, [(32768, 131072), (16384, 32768), (16384, 32768), few, few, few, few]);
         for ranks in 2..=8u64 {
             let Inbox { packets, cells, .. } = inbox(ranks as u32);
-            for (room, most) in [(packets, PACKETS_BYTES_MAX), (cells, CELLS_BYTES_MAX)] {
+            for (room, most) in [(packets, PACKETS_BYTES_MAX), (cells, cells_bytes_max(ranks as u32))] {
                 let bytes = 2 * (ranks - 1) * u64::from(room) * 16;
                 assert!(bytes <= most && 2 * bytes > most, "{ranks} ranks");
             }

@@ -388,7 +388,7 @@ fn neighbours_that_cannot_run_say_what_they_need() {
 #[test]
 fn automatic_pools_stay_in_their_budget_and_fill_the_link() {
     let h200 = Machine::h200();
-    let pools = [(36, 45), (28, 29), (28, 17), (28, 14), (28, 10), (28, 8), (28, 6)];
+    let pools = [(36, 38), (28, 29), (28, 17), (28, 14), (28, 10), (28, 8), (28, 6)];
     for (ranks, (lanes, piece_kib)) in (2..=8).zip(pools) {
         for policy in POLICIES {
             for machine in [Machine::h200(), Machine::unknown_gpu("X1", 3), Machine::host(2)] {

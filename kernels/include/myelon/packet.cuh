@@ -190,21 +190,29 @@ MYELON_DEVICE bool is_header(AllReduceArgs const& args, u64 number, Header heade
     return number % headers == static_cast<u32>(header) && number / headers < args.lanes;
 }
 
+// Whether it is this thread's turn to look at what lies far away, at the host and at a peer, and to count. Thousands of threads
+// wait together here. If all of them asked at each of their looks, they would queue for the same words longer than a peer waits
+// without a look; then that peer's threads would queue, and so on without an end. So warps take turns.
+MYELON_DEVICE bool looks_far(u32 polls) {
+    return (polls / polls_a_look + thread_index() / warp_threads + block_index()) % looks_a_far_look == 0;
+}
+
 // A look of a wait that lasts: at the clock, which is first read here so that short waits pay nothing for it, and
-// at the abort words. `flag` is what the packet of `peer` showed. True where the wait is over.
-MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u32 flag, u64* start) {
+// at the abort word. `flag` is what the packet of `peer` showed. True where the wait is over.
+MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingFor what, u32 peer, u32 flag, u32 polls, u64* start) {
     u64 const now = clock_ns();
     if (*start == 0) *start = now;
     i32 const ahead = static_cast<i32>(flag - static_cast<u32>(turn.epoch));
     Waited waited = {FaultCode::none, turn.epoch, turn.epoch + static_cast<u64>(static_cast<i64>(ahead)), now - *start};
-    count_look(args, what, waited.waited_ns);
     // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
-    bool const told_by_host = ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);
+    bool const far = looks_far(polls);
+    bool const told_by_host = far && ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);
     if (ahead > 0) waited.code = FaultCode::protocol;
     else if (ld_relaxed_sys(limits.abort) != 0 || told_by_host) waited.code = FaultCode::aborted;
-    else if (calls_another(args, peer)) waited.code = FaultCode::disagreement;
+    else if (far && calls_another(args, peer)) waited.code = FaultCode::disagreement;
     else if (waited.waited_ns > limits.deadline_ns && !weakened(Mutant::deadline_none)) waited.code = FaultCode::stalled;
+    if (far || waited.code == FaultCode::stalled) count_looks(args, what, far ? looks_a_far_look : 1, waited.waited_ns);
     if (waited.code == FaultCode::none) return false;
     u64 const call_seen = waited.code == FaultCode::disagreement ? ld_relaxed_sys(call_word(args, peer)) : 0;
     note_gave_up(turn.lane, turn.epoch);
@@ -251,7 +259,7 @@ MYELON_DEVICE bool receive(AllReduceArgs const& args, Turn const& turn, u32 peer
                 if (peer == any_peer) of = i;
                 shown = Kind::shows(packet[i], turn.epoch);
             }
-            if (is_over(args, turn, what, of, shown, &start)) return false;
+            if (is_over(args, turn, what, of, shown, polls, &start)) return false;
         }
         pause();
     }

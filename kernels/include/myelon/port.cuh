@@ -40,6 +40,7 @@
 //                                          of the thread: landed, or only read. sm_90 and later
 //   fence_proxy_async()                    between plain writes of a stage and the bulk copy that reads it
 //   pause() clock_ns() polls_a_look        inside a wait; polls between two looks at the clock
+//   looks_a_far_look                       where many threads wait: looks of a warp between two at words of the host and of peers
 //   weakened(mutant) note_gave_up(lane, sequence)   for the simulator: false, and nothing, elsewhere
 //   f32_from_f16 f16_from_f32 bf16_from_f32   conversions of bits, round to nearest even
 //

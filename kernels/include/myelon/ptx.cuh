@@ -172,6 +172,7 @@ MYELON_DEVICE constexpr bool weakened(Mutant) { return false; }
 MYELON_DEVICE void note_gave_up(u32, u64) {}
 
 constexpr u32 polls_a_look = 1024;  // polls between two looks at the clock and the abort words
+constexpr u32 looks_a_far_look = 64;
 
 // SOURCE  PTX ISA: cp.async, cp.async.bulk, "Async proxy". cp.async belongs to the thread's own proxy; bulk
 //         copies to the asynchronous one, which needs the proxy fence to see what threads have written.

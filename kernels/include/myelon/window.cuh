@@ -20,18 +20,19 @@ MYELON_DEVICE WaitCounts* wait_counts(AllReduceArgs const& args) {
 static_assert(4 * sizeof(u64) + sizeof(WaitCounts) <= line_bytes, "the first line of a window is enough");
 
 // A wait that lasts has polled polls_a_look times since its last look, or its first poll. What it polls behind its last
-// look is left out, and so is a wait that never looks: a call that takes a microsecond or two has no time for it. The
-// host is told of one look in 32, and of every wait that is longer than all before.
-MYELON_DEVICE void count_look(AllReduceArgs const& args, WaitingFor what, u64 waited_ns) {
+// look is left out, and so is a wait that never looks: a call that takes a microsecond or two has no time for it. Who counts
+// one look in some counts for the others. The host is told of one look in 32, and of every wait that is longer than all before.
+MYELON_DEVICE void count_looks(AllReduceArgs const& args, WaitingFor what, u32 looks, u64 waited_ns) {
     constexpr u32 told = __builtin_offsetof(HostPage, waits);
     constexpr u64 step = u64(32) * polls_a_look;
     WaitCounts* const total = wait_counts(args);
     u64* const page = reinterpret_cast<u64*>(args.fault);
+    u64 const polls = u64(looks) * polls_a_look;
     bool const for_credit = what == WaitingFor::scatter_credit || what == WaitingFor::gather_credit;
     if (for_credit && !weakened(Mutant::waits_alike)) {
-        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_credit), step>(&total->polls_credit, page, polls_a_look);
+        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_credit), step>(&total->polls_credit, page, polls);
     } else {
-        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_data), step>(&total->polls_data, page, polls_a_look);
+        add_and_tell<told + __builtin_offsetof(WaitCounts, polls_data), step>(&total->polls_data, page, polls);
     }
     raise_and_tell<told + __builtin_offsetof(WaitCounts, longest_ns)>(&total->longest_ns, page, waited_ns);
 }
@@ -206,7 +207,7 @@ struct Manner {
 // Waits until the edge is ready for `sequence`, or gives up.
 MYELON_DEVICE bool wait_for_edge(AllReduceArgs const& args, Edge const& edge, u64 sequence, Manner const& manner) {
     auto const looked = [&](u64 waited_ns) {
-        count_look(args, edge.what, waited_ns);
+        count_looks(args, edge.what, 1, waited_ns);
         return manner.looks_at_calling && calls_another(args, edge.peer);
     };
     Waited waited = wait_until_reached(edge.awaited(sequence), patience(args, manner.of_others), looked);

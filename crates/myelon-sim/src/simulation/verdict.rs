@@ -22,7 +22,7 @@ const ABORTED: u32 = FaultCode::Aborted as u32;
 /// The names of the checkers here, as violations carry them.
 pub(super) const NAMES: [&str; 7] = ["payload", "bits", "input", "record", "rest", "scrub", "waits"];
 
-/// Polls of which the host is told at once; `count_look` in `kernels/include/myelon/window.cuh` has the same number.
+/// Polls of which the host is told at once; `count_looks` in `kernels/include/myelon/window.cuh` has the same number.
 const POLLS_TOLD: u64 = 32 * 2;
 
 /// Results against the reference, the same bits on all ranks, and records that say what went wrong.
