@@ -20,7 +20,7 @@ use crate::device::Device;
 use crate::driver::call;
 use crate::error::KernelError;
 use crate::memory::{DeviceSpan, Pages};
-use crate::owners::{self, Owner};
+use crate::owners::drop_aside;
 use crate::peer::Mapped;
 
 /// Descriptors of one memory, at most: systems count those that are under way between processes, and each peer gets them.
@@ -28,7 +28,8 @@ const DESCRIPTORS_MAX: usize = 16;
 
 /// Memory of one GPU that somebody else allocated, with the value that keeps it allocated. That is dropped some time after this, on
 /// a thread that does nothing else, for it may wait: `cudaFree` waits for all that runs on the GPU, and may hold up other calls of
-/// the driver for that GPU meanwhile.
+/// the driver for that GPU meanwhile. Such values are dropped one after the other, so none may wait for another one to be
+/// dropped; those that are left when the process ends are not dropped.
 ///
 /// # Example
 ///
@@ -49,7 +50,7 @@ pub struct ForeignMemory {
     device: Device,
     span: DeviceSpan,
     /// `None` only while it is dropped.
-    owner: Option<Owner>,
+    owner: Option<Box<dyn Send + Sync>>,
 }
 
 impl ForeignMemory {
@@ -61,7 +62,7 @@ impl ForeignMemory {
     ///
     /// # Safety
     ///
-    /// The memory stays allocated, where it is, for as long as `owner` is not dropped. Whatever thread drops it.
+    /// The memory stays allocated, where it is, for as long as `owner` is not dropped, and any thread may drop it.
     pub unsafe fn new(
         device: &Device,
         address: u64,
@@ -145,7 +146,7 @@ impl ForeignMemory {
 
 impl Drop for ForeignMemory {
     fn drop(&mut self) {
-        self.owner.take().into_iter().for_each(owners::leave);
+        self.owner.take().into_iter().for_each(drop_aside);
     }
 }
 

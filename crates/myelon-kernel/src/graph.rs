@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::driver::{call, driver};
 use crate::error::KernelError;
-use crate::shared::{Prepared, StreamUse, Users};
+use crate::shared::{Prepared, StreamUse, Users, reap};
 use crate::stream::DeviceStream;
 use cudarc::driver::sys;
 use std::any::Any;
@@ -286,6 +286,7 @@ impl fmt::Debug for DeviceGraph {
 
 impl Drop for DeviceGraph {
     fn drop(&mut self) {
+        reap();
         self.users.bury(&[], Box::new(self.parts.take()));
     }
 }

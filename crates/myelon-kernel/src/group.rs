@@ -15,7 +15,7 @@ use crate::memory::DeviceMemory;
 use crate::operand::Operand;
 use crate::peer::PeerMemory;
 use crate::rings::RankRings;
-use crate::shared::{Farewell, SharedMemory, Users};
+use crate::shared::{Farewell, SharedMemory, Users, reap};
 use crate::stream::DeviceStream;
 
 /// What the ranks of this process share. Every rank holds it, so it outlives the first that is dropped.
@@ -197,7 +197,7 @@ impl Group {
         let lent: Vec<u64> = lent.map(|import| import.number).collect();
         let farewell =
             (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
-        // They go first, and then it is said. Streams that have other work than calls to do use nothing of peers.
+        // They go first, and then it is said. The thread that watches does this, so it reaps nothing. Streams that have other work than calls to do use nothing of peers.
         let users = if is_idle { &[][..] } else { std::slice::from_ref(&self.users) };
         Users::default().bury(users, Box::new((left, Farewell(farewell))));
     }
@@ -205,6 +205,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        reap();
         self.users.bury(&[], Box::new(self.parts.take()));
     }
 }

@@ -69,6 +69,7 @@ pub use kernel::{Kernel, Kernels, LaunchShape, Launching};
 pub use memory::{DeviceMemory, DeviceSpan, PAGE_BYTES};
 pub use node::{DeviceInfo, Node, PeerLink, probe};
 pub use operand::Operand;
+pub use owners::drop_aside;
 pub use peer::PeerMemory;
 pub use rings::{Launched, RankRings, RingCall};
 pub use shared::{ReachedAt, SharedMemory, StreamUse, reap};

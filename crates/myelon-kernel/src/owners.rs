@@ -1,7 +1,8 @@
 //! Where the owners of foreign memory are dropped: on a thread of their own, for what they do then is theirs. `cudaFree`, for one,
 //! waits for all that runs on its GPU, so also for a kernel that waits for a call which the dropping thread would make next.
 //!
-//! The thread lives while there are owners to drop. They are dropped one after the other, in the order in which they came.
+//! The thread lives while there are owners to drop. They are dropped one after the other, in the order in which they came; those
+//! that are left when the process ends are not.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::graph::Beside;
 
-/// What keeps foreign memory.
-pub(crate) type Owner = Box<dyn Send + Sync>;
+/// What is dropped there.
+type Owner = Box<dyn Send>;
 
 static LEFT: Mutex<Left> = Mutex::new(Left { owners: VecDeque::new(), has_thread: false });
 
@@ -24,18 +25,20 @@ fn left() -> MutexGuard<'static, Left> {
     LEFT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Drops `owner` soon, and does not wait for it.
-pub(crate) fn leave(owner: Owner) {
+/// Drops `owner`, which may wait for anything, soon, on a thread that drops such values one after the other; does not wait for that.
+/// What is left when the process ends is not dropped.
+pub fn drop_aside(owner: impl Send + 'static) {
     let mut left = left();
-    left.owners.push_back(owner);
-    if std::mem::replace(&mut left.has_thread, true) {
+    left.owners.push_back(Box::new(owner));
+    if left.has_thread {
         return;
     }
-    drop(left);
-    let begun = std::thread::Builder::new().name("myelon-owners".into()).spawn(drop_all);
-    if let Err(error) = begun {
-        tracing::warn!(%error, "no thread for the owners of memory: they are dropped here, and may wait");
-        drop_all();
+    // Begun with the queue locked: the thread finds it as this leaves it.
+    match std::thread::Builder::new().name("myelon owners".into()).spawn(drop_all) {
+        Ok(_) => left.has_thread = true,
+        Err(error) => {
+            tracing::warn!(%error, "no thread for the owners of memory: they stay until the next one comes")
+        }
     }
 }
 
@@ -49,8 +52,10 @@ fn drop_all() {
             return;
         };
         drop(left);
-        if catch_unwind(AssertUnwindSafe(|| drop(owner))).is_err() {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(owner))) {
             tracing::warn!("an owner of memory panicked when it was dropped");
+            // It might panic, too.
+            std::mem::forget(payload);
         }
     }
 }

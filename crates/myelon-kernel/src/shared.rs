@@ -131,7 +131,6 @@ impl Users {
 
     /// Drops `what` once none of them, nor of `others`, can use it any more, and does not wait for that.
     pub fn bury(&self, others: &[Arc<Users>], what: Box<dyn Send>) {
-        reap();
         let _beside = (!thread_captures()).then(Beside::begin);
         let mut users = std::mem::take(&mut *lock(&self.0));
         others.iter().for_each(|others| users.extend(lock(&others.0).iter().cloned()));
@@ -165,7 +164,8 @@ struct Buried {
 static GRAVEYARD: Mutex<Vec<Buried>> = Mutex::new(Vec::new());
 
 /// Drops what was left to streams that used it, and that none uses any more; the owners of foreign memory are dropped a little
-/// later. Whatever allocates or drops memory does so, too; while this thread captures, nothing is done.
+/// later. Whatever allocates or drops memory does so, too; while this thread captures, nothing is done. Not for a thread that
+/// must not wait: what communicators had of the host is freed here, and the driver may wait for the GPU then.
 pub fn reap() {
     if thread_captures() {
         return;
@@ -374,6 +374,7 @@ impl SharedMemory {
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         let reached = std::mem::take(&mut *lock(&self.reached));
+        reap();
         // The farewell is run when nobody here uses it any more, and before its owner may free it.
         self.users.bury(&reached, Box::new((self.offered.take(), self.memory.take())));
     }

@@ -55,7 +55,7 @@ pub(crate) fn inbox(ranks: u32) -> Inbox {
 /// | 2 | 64 MiB | | | 219 | 219 |
 ///
 /// Cells, for floats, with 4 ranks (`2026-11-21-cells.txt` there): 64 KiB 3.7, 256 KiB 5.7 by one hop or two, 1 MiB 8.0. Above
-/// 128 MiB the budget of 32 blocks ends, and the ring has more. More than 4 ranks: not measured.
+/// 128 MiB the budget of 32 blocks ends, and the ring has more with 3 and 4 ranks. More than 4 ranks: not measured.
 ///
 /// Two ranks, by cells and direct (`benches/record/h200-x2/2026-11-28-variants.txt`). One pass of all threads carries 960 KiB, and
 /// the cells end at 2 MiB by two hops:
@@ -169,6 +169,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Catches a bound that moves because an inbox does, and calls beyond the budget of blocks.
+    #[test]
+    fn two_ranks_change_where_they_were_measured() {
+        use Algorithm::{Direct, OneShot, OneShotLamport, TwoShotLamport};
+        let lanes = |algorithm, bytes, most| shape(algorithm, 2, bytes, most, 512).lanes;
+        let bounds: [(u64, _, _); 3] = [
+            (64 << 10, OneShot, OneShotLamport),
+            (960 << 10, OneShotLamport, TwoShotLamport),
+            (2 << 20, TwoShotLamport, Direct),
+        ];
+        for (bytes, below, above) in bounds {
+            assert_eq!([choose(2, bytes, true, true), choose(2, bytes + 16, true, true)], [below, above]);
+        }
+        assert_eq!(choose(2, 1 << 40, true, true), Direct);
+        assert_eq!([BUDGET_BYTES, BUDGET_BYTES + 16].map(|bytes| lanes(Direct, bytes, 132)), [32, 128]);
+        assert_eq!(lanes(Direct, BUDGET_BYTES + 16, 24), 24);
     }
 
     #[test]

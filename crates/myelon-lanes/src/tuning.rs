@@ -56,7 +56,8 @@ pub struct Choice {
 /// * Without forced values a pool takes at most [`RING_BYTES_MAX`] a rank, and 8 MiB beside that for neighbours where
 ///   [`Tuning::any_order`] allows them; with them at most [`RING_BYTES_FORCED_MAX`].
 /// * A forced value is honoured or refused, never changed.
-/// * Under [`Policy::Auto`] without a table, more bytes never mean fewer lanes.
+/// * Under [`Policy::Auto`] without a table, more bytes never mean fewer lanes of one
+///   algorithm.
 ///
 /// # Example
 ///

@@ -107,6 +107,7 @@ impl fmt::Display for Why {
                 write!(f, "automatic for {machine}: {algorithm} ")?;
                 match *most {
                     0 => write!(f, "is never the fastest of {ranks} ranks"),
+                    u64::MAX => write!(f, "is the fastest of {ranks} ranks for all that is larger"),
                     most => write!(f, "is the fastest of {ranks} ranks up to {}", format_bytes(most)),
                 }
             }

@@ -190,11 +190,12 @@ MYELON_DEVICE bool is_header(AllReduceArgs const& args, u64 number, Header heade
     return number % headers == static_cast<u32>(header) && number / headers < args.lanes;
 }
 
-// Whether it is this thread's turn to look at what lies far away, at the host and at a peer, and to count. Thousands of threads
-// wait together here. If all of them asked at each of their looks, they would queue for the same words longer than a peer waits
-// without a look; then that peer's threads would queue, and so on without an end. So warps take turns.
-MYELON_DEVICE bool looks_far(u32 polls) {
-    return (polls / polls_a_look + thread_index() / warp_threads + block_index()) % looks_a_far_look == 0;
+// Looks since this thread's last turn to look at what lies far away, at the host and at a peer, and to count; 0 where it is its turn.
+// Thousands of threads wait together here. If all of them asked at each of their looks, they would queue for the same words longer
+// than a peer waits without a look; then that peer's threads would queue, and so on without an end. So warps take turns,
+// the first one of the first block at its first look.
+MYELON_DEVICE u32 looks_since_turn(u32 look) {
+    return (look - 1 - thread_index() / warp_threads - block_index()) % looks_a_far_look;
 }
 
 // A look of a wait that lasts: at the clock, which is first read here so that short waits pay nothing for it, and
@@ -206,13 +207,18 @@ MYELON_DEVICE bool is_over(AllReduceArgs const& args, Turn const& turn, WaitingF
     Waited waited = {FaultCode::none, turn.epoch, turn.epoch + static_cast<u64>(static_cast<i64>(ahead)), now - *start};
     // By P3 no peer is ahead of this epoch in a packet that this rank waits for.
     Patience const limits = patience(args, what == WaitingFor::sum_packet || what == WaitingFor::end);
-    bool const far = looks_far(polls);
+    u32 const look = polls / polls_a_look, since = looks_since_turn(look);
+    bool const late = waited.waited_ns > limits.deadline_ns && !weakened(Mutant::deadline_none);
+    bool const far = since == 0 || late;
+    if (far) {
+        u32 const looks = since == 0 ? looks_a_far_look : since;
+        count_looks(args, what, look < looks ? look : looks, waited.waited_ns);
+    }
     bool const told_by_host = far && ld_relaxed_sys(limits.host_abort) != 0 && !weakened(Mutant::abort_unseen);
     if (ahead > 0) waited.code = FaultCode::protocol;
     else if (ld_relaxed_sys(limits.abort) != 0 || told_by_host) waited.code = FaultCode::aborted;
     else if (far && calls_another(args, peer)) waited.code = FaultCode::disagreement;
-    else if (waited.waited_ns > limits.deadline_ns && !weakened(Mutant::deadline_none)) waited.code = FaultCode::stalled;
-    if (far || waited.code == FaultCode::stalled) count_looks(args, what, far ? looks_a_far_look : 1, waited.waited_ns);
+    else if (late) waited.code = FaultCode::stalled;
     if (waited.code == FaultCode::none) return false;
     u64 const call_seen = waited.code == FaultCode::disagreement ? ld_relaxed_sys(call_word(args, peer)) : 0;
     note_gave_up(turn.lane, turn.epoch);

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use myelon_kernel::{Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory};
+use myelon_kernel::{Exported, Handles, Operand, PeerMemory, RankRings, ReachedAt, SharedMemory, drop_aside};
 use myelon_meet::{Voice, Watch};
 use myelon_ring::words::RANKS_MAX;
 
@@ -262,7 +262,7 @@ impl Offers {
                 None
             }
         };
-        drop(self.settle(state));
+        self.settle(state).into_iter().for_each(drop_aside);
         if let Some(done) = done {
             done(Err("it was dropped before all ranks had mapped it".into()));
         }
@@ -355,7 +355,7 @@ impl Offers {
                 }
             }
         }
-        drop(self.settle(state));
+        self.settle(state).into_iter().for_each(drop_aside);
         if let Some((done, reason)) = refused {
             done(Err(reason));
         }
@@ -388,7 +388,7 @@ impl Offers {
         let is_over = !state.lent.are_open();
         let watch = state.watch.take_if(|_| is_over);
         drop(state);
-        drop(closed);
+        closed.into_iter().for_each(drop_aside);
         drop(watch);
     }
 
