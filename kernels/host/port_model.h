@@ -49,7 +49,7 @@ constexpr u32 block_words_max = 40;
 constexpr u32 barriers_max = 4;
 constexpr u32 warp_threads = 16;
 constexpr u32 polls_a_look = 2;
-constexpr u32 looks_a_far_look = 2;
+constexpr u32 looks_a_far_look = 1;
 
 inline u32 thread_index() { return myelon_model_thread(); }
 inline u32 thread_count() { return myelon_model_threads(); }
