@@ -23,6 +23,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use myelon_benches::Options;
 use myelon_collectives::{Backend, Buffer, Communicator, RecordPlace, ReduceOp};
 use myelon_recorder::{About, Count, Folder, Recorder, Row, Waits, now_ns};
 
@@ -186,17 +187,8 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 fn main() {
-    let mut smoke = std::env::var_os("MYELON_BENCH_SMOKE").is_some_and(|value| value == "1");
-    let mut csv = None;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--bench" => {} // what cargo says
-            "--smoke" => smoke = true,
-            "--csv" => csv = Some(arguments.next().expect("--csv needs a file")),
-            other => panic!("unknown argument {other:?}; known are --smoke and --csv FILE"),
-        }
-    }
+    let options = Options::of_process();
+    let smoke = options.smoke;
     let (stretches, pairs) = if smoke { (20, 4) } else { (2000, 400) };
 
     let clock = (0..stretches).map(|_| stretch(|| _ = black_box(now_ns()))).collect();
@@ -223,7 +215,5 @@ fn main() {
         println!("{measure:<24}{ns:>10.1}, median of {stretches}");
         writeln!(table, "\"{measure}\",{stretches},{ns:.1}").expect("a string");
     }
-    if let Some(file) = csv {
-        std::fs::write(&file, table).unwrap_or_else(|error| panic!("{file}: {error}"));
-    }
+    options.write(&table);
 }

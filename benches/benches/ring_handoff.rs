@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use disruptor::{BusySpin, Producer as _, build_single_producer};
+use myelon_benches::Options;
 use myelon_ring::{ring, wait::Wait};
 
 /// Slots in each ring and queue.
@@ -398,17 +399,8 @@ fn measure_latency(size: &Size) -> [Line; 2] {
 }
 
 fn main() {
-    let mut smoke = std::env::var_os("MYELON_BENCH_SMOKE").is_some_and(|value| value == "1");
-    let mut csv = None;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--bench" => {} // what cargo says
-            "--smoke" => smoke = true,
-            "--csv" => csv = Some(arguments.next().expect("--csv needs a file")),
-            other => panic!("unknown argument {other:?}; known are --smoke and --csv FILE"),
-        }
-    }
+    let options = Options::of_process();
+    let smoke = options.smoke;
     let size = if smoke {
         Size { repetitions: 1, rounds: 2_000, messages: 8 * STRETCH }
     } else {
@@ -444,7 +436,5 @@ fn main() {
         )
         .expect("a string");
     }
-    if let Some(file) = csv {
-        std::fs::write(&file, table).unwrap_or_else(|error| panic!("{file}: {error}"));
-    }
+    options.write(&table);
 }
