@@ -197,7 +197,8 @@ impl Group {
         let lent: Vec<u64> = lent.map(|import| import.number).collect();
         let farewell =
             (!lent.is_empty()).then(|| -> Box<dyn FnOnce() + Send + Sync> { Box::new(move || closed(lent)) });
-        // They go first, and then it is said. The thread that watches does this, so it reaps nothing. Streams that have other work than calls to do use nothing of peers.
+        // They go first, and then it is said. The thread that watches does this, so it reaps nothing.
+        // Streams that have other work than calls to do use nothing of peers.
         let users = if is_idle { &[][..] } else { std::slice::from_ref(&self.users) };
         Users::default().bury(users, Box::new((left, Farewell(farewell))));
     }

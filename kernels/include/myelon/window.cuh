@@ -21,7 +21,7 @@ static_assert(4 * sizeof(u64) + sizeof(WaitCounts) <= line_bytes, "the first lin
 
 // A wait that lasts has polled polls_a_look times since its last look, or its first poll. What it polls behind its last
 // look is left out, and so is a wait that never looks: a call that takes a microsecond or two has no time for it. Who counts
-// one look in some counts for the others. The host is told of one look in 32, and of every wait that is longer than all before.
+// one look in some counts for the others. The host is told of each 32 looks, and of every wait that is longer than all before.
 MYELON_DEVICE void count_looks(AllReduceArgs const& args, WaitingFor what, u32 looks, u64 waited_ns) {
     constexpr u32 told = __builtin_offsetof(HostPage, waits);
     constexpr u64 step = u64(32) * polls_a_look;
